@@ -1,0 +1,43 @@
+# What the scripts share: saying things, installing packages, building. Sourced, not run.
+
+top=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+target=${CARGO_TARGET_DIR:-$top/target}
+binaries=(pea containerd-shim-pea-v2 peapod cni-bridge)
+
+say() { printf '\033[1m== %s\033[0m\n' "$*" >&2; }
+die() { printf '%s: %s\n' "$(basename "$0")" "$*" >&2; exit 1; }
+
+need_root() { [ "$(id -u)" = 0 ] || die "must run as root: sudo $0"; }
+
+# The build needs a Rust toolchain. `sudo` drops the caller's PATH, so look where rustup puts it.
+need_rust() {
+    local user_home
+    user_home=$(getent passwd "${SUDO_USER:-root}" | cut -d: -f6)
+    if ! command -v cargo > /dev/null && [ -x "$user_home/.cargo/bin/cargo" ]; then
+        export CARGO_HOME=${CARGO_HOME:-$user_home/.cargo} RUSTUP_HOME=${RUSTUP_HOME:-$user_home/.rustup}
+        PATH=$user_home/.cargo/bin:$PATH
+    fi
+    command -v cargo > /dev/null || die "Rust is missing: install it with rustup (https://rustup.rs), 1.95 or newer"
+}
+
+# install_packages PACKAGE...: installs those that are missing, and says which.
+install_packages() {
+    local missing=() package
+    for package in "$@"; do
+        [ "$(dpkg-query -Wf '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || missing+=("$package")
+    done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    command -v apt-get > /dev/null || die "please install: ${missing[*]}"
+    say "installing ${missing[*]}"
+    apt-get -o DPkg::Lock::Timeout=120 update -qq
+    DEBIAN_FRONTEND=noninteractive apt-get -o DPkg::Lock::Timeout=120 install -y -qq --no-install-recommends \
+        "${missing[@]}" > /dev/null
+}
+
+build_packages=(build-essential libseccomp-dev pkg-config)
+run_packages=(busybox-static curl iproute2)
+
+build_release() {
+    say "building release binaries"
+    (cd "$top" && cargo build --release --locked)
+}
