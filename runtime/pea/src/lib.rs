@@ -1,1 +1,28 @@
-//! Under construction.
+//! `pea`, an OCI runtime as a library: one bundle in, one container out.
+//!
+//! [`Runtime`] holds a state root and offers the verbs of the OCI runtime
+//! specification. `create` and `exec` fork, so they want a single-threaded caller
+//! and refuse any other; the work goes on in a helper child, and the caller gets a
+//! [`Pending`] it can wait for or put into its event loop. The caller itself is never
+//! changed: not its working directory, its signal mask, its umask, nor its
+//! dumpable flag.
+//!
+//! It knows nothing of pods, images, Kubernetes or containerd.
+
+pub mod cgroup;
+mod error;
+mod options;
+mod pending;
+mod runtime;
+mod state;
+mod stats;
+
+pub use error::{Error, ErrorKind};
+pub use options::{CgroupDriver, CreateOptions, ExecOptions};
+pub use pending::Pending;
+pub use runtime::Runtime;
+pub use state::{State, Status};
+pub use stats::{BlkioStats, CgroupVersion, CpuStats, IoEntry, MemoryStats, PidsStats, Stats};
+
+/// The version of the OCI runtime specification this runtime was written against.
+pub const OCI_VERSION: &str = "1.2.1";

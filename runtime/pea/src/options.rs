@@ -1,0 +1,52 @@
+//! What a caller may ask for beyond the bundle.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// Who makes the control groups.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum CgroupDriver {
+    /// This runtime, by writing to the cgroup file systems; `cgroupsPath` is a path.
+    #[default]
+    Cgroupfs,
+    /// systemd, asked over D-Bus; `cgroupsPath` is `slice:prefix:name`.
+    Systemd,
+}
+
+/// How to create a container.
+#[derive(Debug, Default)]
+pub struct CreateOptions {
+    /// The container's standard input; the caller's own when absent.
+    pub stdin: Option<OwnedFd>,
+    /// The container's standard output; the caller's own when absent.
+    pub stdout: Option<OwnedFd>,
+    /// The container's standard error; the caller's own when absent.
+    pub stderr: Option<OwnedFd>,
+    /// A listening Unix socket that receives the pty's master (`process.terminal` must be set).
+    pub console_socket: Option<PathBuf>,
+    /// A file that receives the init's pid, whole or not at all.
+    pub pid_file: Option<PathBuf>,
+    /// Move the root with MS_MOVE and chroot instead of pivot_root (a root on a ramdisk).
+    pub no_pivot: bool,
+    /// Keep the caller's session keyring instead of making a new one.
+    pub no_new_keyring: bool,
+    /// How many descriptors after 2 the container inherits (3 .. 3 + n).
+    pub preserve_fds: u32,
+}
+
+/// How to start one more process in a container.
+#[derive(Debug, Default)]
+pub struct ExecOptions {
+    /// The process's standard input; the caller's own when absent.
+    pub stdin: Option<OwnedFd>,
+    /// The process's standard output; the caller's own when absent.
+    pub stdout: Option<OwnedFd>,
+    /// The process's standard error; the caller's own when absent.
+    pub stderr: Option<OwnedFd>,
+    /// A listening Unix socket that receives the pty's master (`process.terminal` must be set).
+    pub console_socket: Option<PathBuf>,
+    /// A file that receives the process's pid, whole or not at all.
+    pub pid_file: Option<PathBuf>,
+    /// How many descriptors after 2 the process inherits (3 .. 3 + n).
+    pub preserve_fds: u32,
+}

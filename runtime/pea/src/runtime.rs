@@ -1,0 +1,85 @@
+//! The verbs.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Process, Spec};
+
+use crate::error::Error;
+use crate::options::{CgroupDriver, CreateOptions, ExecOptions};
+use crate::pending::Pending;
+use crate::state::State;
+use crate::stats::Stats;
+
+/// A state root and a cgroup driver: all that the verbs share.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    root: PathBuf,
+    driver: CgroupDriver,
+}
+
+impl Runtime {
+    /// A runtime that keeps its containers under `root` (made when the first one is created).
+    pub fn new(root: impl Into<PathBuf>, driver: CgroupDriver) -> Self {
+        Self { root: root.into(), driver }
+    }
+
+    /// Builds the container of `bundle`; its program then waits for [`start`](Self::start).
+    ///
+    /// Forks: a caller with more than one thread is refused.
+    pub fn create(&self, id: &str, bundle: &Path, options: CreateOptions) -> Result<Pending, Error> {
+        let _ = (id, bundle, options, &self.root, self.driver);
+        Err(Error::internal("not there yet"))
+    }
+
+    /// Starts one more process in the container, exactly as `process` says: capabilities that are
+    /// not given are not held. The container's seccomp filter applies to it.
+    ///
+    /// Forks: a caller with more than one thread is refused.
+    pub fn exec(&self, id: &str, process: &Process, options: ExecOptions) -> Result<Pending, Error> {
+        let _ = (id, process, options);
+        Err(Error::internal("not there yet"))
+    }
+
+    /// Lets the user's program of a created container begin.
+    pub fn start(&self, id: &str) -> Result<(), Error> {
+        Err(Error::does_not_exist(id))
+    }
+
+    /// Sends a signal (any number the kernel knows) to the init, or to all of the container's processes.
+    pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), Error> {
+        let _ = (signal, all);
+        Err(Error::does_not_exist(id))
+    }
+
+    /// Removes all that is left of a stopped container; with `force`, ends a living one first and
+    /// is content when there is none.
+    pub fn delete(&self, id: &str, force: bool) -> Result<(), Error> {
+        let _ = force;
+        Err(Error::does_not_exist(id))
+    }
+
+    /// The container's state, derived from what is alive now.
+    pub fn state(&self, id: &str) -> Result<State, Error> {
+        Err(Error::does_not_exist(id))
+    }
+
+    /// All containers under this root, sorted by id.
+    pub fn list(&self) -> Result<Vec<State>, Error> {
+        Ok(Vec::new())
+    }
+
+    /// Every process in the container's cgroup and below, by its pid in the caller's pid namespace.
+    pub fn pids(&self, id: &str) -> Result<Vec<i32>, Error> {
+        Err(Error::does_not_exist(id))
+    }
+
+    /// What the container uses now.
+    pub fn stats(&self, id: &str) -> Result<Stats, Error> {
+        Err(Error::does_not_exist(id))
+    }
+
+    /// The `config.json` as it was at create; the bundle may have changed since.
+    pub fn spec(&self, id: &str) -> Result<Spec, Error> {
+        Err(Error::does_not_exist(id))
+    }
+}

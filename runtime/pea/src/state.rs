@@ -1,0 +1,47 @@
+//! A container's state as the specification and its callers want to read it.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Where a container stands in its life (runtime-spec, "State").
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// `create` is under way.
+    Creating,
+    /// The environment stands; the user's program waits for `start`.
+    Created,
+    /// The user's program runs.
+    Running,
+    /// All its processes are frozen.
+    Paused,
+    /// The user's program has ended (or the creation broke off).
+    Stopped,
+}
+
+/// A container's state: the specification's fields, then those that runc adds.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// The version of the specification this state follows.
+    pub oci_version: String,
+    /// The container's id.
+    pub id: String,
+    /// The init's pid in the caller's pid namespace; 0 once it has ended.
+    pub pid: i32,
+    /// Where the container stands.
+    pub status: Status,
+    /// The bundle's absolute path.
+    pub bundle: PathBuf,
+    /// The root file system's absolute path.
+    pub rootfs: PathBuf,
+    /// When it was created, RFC 3339 in UTC.
+    pub created: String,
+    /// The annotations of the `config.json`.
+    #[serde(default, skip_serializing_if = "HashMap::is_empty")]
+    pub annotations: HashMap<String, String>,
+    /// The name of the user who created it (empty for root, as runc has it).
+    pub owner: String,
+}

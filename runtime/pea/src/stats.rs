@@ -1,0 +1,114 @@
+//! What a container uses, read from its control groups.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Which of the kernel's two interfaces the numbers were read from.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupVersion {
+    /// One hierarchy a controller (also when a unified one is mounted beside them).
+    #[default]
+    V1,
+    /// The unified hierarchy.
+    V2,
+}
+
+/// What a container uses. Values a kernel does not offer are zero, limits not set are `None`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Stats {
+    /// Where the numbers come from.
+    pub version: CgroupVersion,
+    /// Processor time.
+    pub cpu: CpuStats,
+    /// Memory.
+    pub memory: MemoryStats,
+    /// Tasks.
+    pub pids: PidsStats,
+    /// Block devices.
+    pub blkio: BlkioStats,
+}
+
+/// Processor time, in nanoseconds.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpuStats {
+    /// All time used.
+    pub usage: u64,
+    /// In user mode.
+    pub user: u64,
+    /// In the kernel.
+    pub system: u64,
+    /// Time used on each processor; empty on v2.
+    pub per_cpu: Vec<u64>,
+    /// Enforcement periods elapsed.
+    pub periods: u64,
+    /// Periods in which the quota ran out.
+    pub throttled_periods: u64,
+    /// Time spent throttled.
+    pub throttled_time: u64,
+}
+
+/// Memory, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryStats {
+    /// In use now, page cache included.
+    pub usage: u64,
+    /// The most ever in use (0 where not recorded).
+    pub max_usage: u64,
+    /// The hard limit.
+    pub limit: Option<u64>,
+    /// Swap in use now (v1: memory and swap together).
+    pub swap_usage: u64,
+    /// The swap limit (v1: of memory and swap together).
+    pub swap_limit: Option<u64>,
+    /// Kernel memory in use (v1 only).
+    pub kernel_usage: u64,
+    /// TCP buffers in use (v1 only).
+    pub kernel_tcp_usage: u64,
+    /// How often the limit was hit.
+    pub failures: u64,
+    /// Processes killed because the limit was hit.
+    pub oom_kills: u64,
+    /// `memory.stat` as the kernel has it.
+    pub stat: BTreeMap<String, u64>,
+}
+
+impl MemoryStats {
+    /// Usage without the page cache that can be dropped at once (`inactive_file`): the working set.
+    pub fn working_set(&self) -> u64 {
+        let inactive = self.stat.get("total_inactive_file").or_else(|| self.stat.get("inactive_file"));
+        self.usage.saturating_sub(inactive.copied().unwrap_or(0))
+    }
+}
+
+/// Tasks (threads count).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PidsStats {
+    /// Now.
+    pub current: u64,
+    /// The most allowed.
+    pub limit: Option<u64>,
+}
+
+/// Traffic of block devices since the group was made.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct BlkioStats {
+    /// Bytes, by device and operation.
+    pub bytes: Vec<IoEntry>,
+    /// Requests, by device and operation.
+    pub operations: Vec<IoEntry>,
+}
+
+/// One counter of one device.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct IoEntry {
+    /// The device's major number.
+    pub major: u64,
+    /// The device's minor number.
+    pub minor: u64,
+    /// `Read`, `Write`, `Discard` and so on.
+    pub operation: String,
+    /// The counter.
+    pub value: u64,
+}
