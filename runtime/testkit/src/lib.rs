@@ -93,8 +93,5 @@ pub fn output(command: &mut Command) -> String {
 
 /// Runs a command and returns how it ended, whatever that was.
 pub fn attempt(command: &mut Command) -> Output {
-    command
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
+    command.stdin(Stdio::null()).output().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"))
 }
