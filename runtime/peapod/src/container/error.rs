@@ -1,0 +1,14 @@
+//! Why a container cannot be described.
+
+/// Why a container cannot be described.
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerError {
+    /// Neither the manifest nor the image says what to run.
+    #[error("container {container}: image {image} names no command; set spec.containers[].command")]
+    NoCommand {
+        /// The container's name.
+        container: String,
+        /// The image's reference.
+        image: String,
+    },
+}

@@ -1,0 +1,63 @@
+//! Where everything of a pod lies.
+
+use std::path::{Path, PathBuf};
+
+/// The two directories of a pod, and what follows from them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodPaths {
+    state: PathBuf,
+    data: PathBuf,
+}
+
+impl PodPaths {
+    /// `state` is `<state>/pods/<key>`, which dies with the boot; `data` is `<root>/pods/<uid>`.
+    pub fn new(state: impl Into<PathBuf>, data: impl Into<PathBuf>) -> PodPaths {
+        PodPaths { state: state.into(), data: data.into() }
+    }
+
+    /// The directory that dies with the boot.
+    pub fn state(&self) -> &Path {
+        &self.state
+    }
+
+    /// The directory that outlives it.
+    pub fn data(&self) -> &Path {
+        &self.data
+    }
+
+    /// The pod's `/dev/shm`, a tmpfs.
+    pub fn shm(&self) -> PathBuf {
+        self.state.join("shm")
+    }
+
+    /// The pod's `/etc/hosts`.
+    pub fn hosts(&self) -> PathBuf {
+        self.state.join("etc/hosts")
+    }
+
+    /// The pod's `/etc/hostname`.
+    pub fn hostname(&self) -> PathBuf {
+        self.state.join("etc/hostname")
+    }
+
+    /// The pod's `/etc/resolv.conf`.
+    pub fn resolv_conf(&self) -> PathBuf {
+        self.state.join("etc/resolv.conf")
+    }
+
+    /// An emptyDir volume, on disk or as a tmpfs mounted here.
+    pub fn empty_dir(&self, volume: &str) -> PathBuf {
+        self.volumes().join(volume)
+    }
+
+    /// All emptyDir volumes.
+    pub(super) fn volumes(&self) -> PathBuf {
+        self.data.join("volumes")
+    }
+
+    /// `upperdir` and `workdir` of one start of a container.
+    pub(super) fn writable_layer(&self, container: &str, attempt: u32) -> (PathBuf, PathBuf) {
+        let layer = self.data.join("containers").join(format!("{container}-{attempt}"));
+        (layer.join("upper"), layer.join("work"))
+    }
+}
