@@ -1,0 +1,12 @@
+//! Driving a shim: what `peapod` uses in place of containerd.
+//!
+//! [`bootstrap::start`] brings the shim of a bundle up, [`Shim`] speaks to it, and
+//! [`bootstrap::delete`] clears up after one that has died.
+
+pub mod bootstrap;
+mod error;
+mod shim;
+
+pub use bootstrap::{Bootstrap, delete};
+pub use error::Error;
+pub use shim::{CreateTask, Exit, Mount, Shim, StartedSandbox, Stdio, TaskProcess, TaskState, TaskStatus};

@@ -1,0 +1,97 @@
+//! The shim's own errors, and the ttrpc code each travels under.
+
+use std::io;
+
+use containerd_shim_protos::ttrpc;
+use ttrpc::Code;
+
+/// A failed request: the code for the client's program, the text for the person.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    code: Code,
+    message: String,
+}
+
+impl Error {
+    fn new(code: Code, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+
+    /// No such task, exec or sandbox; or its process has ended.
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Code::NOT_FOUND, message)
+    }
+
+    /// The id is taken.
+    pub fn exists(message: impl Into<String>) -> Self {
+        Self::new(Code::ALREADY_EXISTS, message)
+    }
+
+    /// The state does not allow it.
+    pub fn precondition(message: impl Into<String>) -> Self {
+        Self::new(Code::FAILED_PRECONDITION, message)
+    }
+
+    /// The request itself is wrong.
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::INVALID_ARGUMENT, message)
+    }
+
+    /// Not offered (yet).
+    pub fn unimplemented(message: impl Into<String>) -> Self {
+        Self::new(Code::UNIMPLEMENTED, message)
+    }
+
+    /// Called off while it was under way.
+    pub fn aborted(message: impl Into<String>) -> Self {
+        Self::new(Code::ABORTED, message)
+    }
+
+    /// Nothing the client can change.
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Code::INTERNAL, message)
+    }
+
+    /// A system call's failure; `doing` names the operation and its object: "open FIFO /run/x".
+    pub fn io(doing: impl std::fmt::Display, source: impl Into<io::Error>) -> Self {
+        Self::internal(format!("{doing}: {}", source.into()))
+    }
+
+    /// Text that is not the JSON it should be.
+    pub fn json(doing: impl std::fmt::Display, source: serde_json::Error) -> Self {
+        Self::internal(format!("{doing}: {source}"))
+    }
+
+    /// The ttrpc code.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// Whether the object was not there.
+    pub fn is_not_found(&self) -> bool {
+        self.code == Code::NOT_FOUND
+    }
+}
+
+impl From<Error> for ttrpc::Error {
+    fn from(error: Error) -> Self {
+        ttrpc::Error::RpcStatus(ttrpc::get_status(error.code, error.message))
+    }
+}
+
+impl From<pea::Error> for Error {
+    fn from(error: pea::Error) -> Self {
+        use pea::ErrorKind as Kind;
+        let code = match error.kind() {
+            Kind::NotFound | Kind::NotRunning => Code::NOT_FOUND,
+            Kind::AlreadyExists => Code::ALREADY_EXISTS,
+            Kind::InvalidState | Kind::Busy => Code::FAILED_PRECONDITION,
+            Kind::InvalidSpec | Kind::InvalidArgument => Code::INVALID_ARGUMENT,
+            Kind::Permission => Code::PERMISSION_DENIED,
+            Kind::Unsupported => Code::UNIMPLEMENTED,
+            _ => Code::UNKNOWN,
+        };
+        Self::new(code, error.to_string())
+    }
+}

@@ -1,0 +1,65 @@
+//! What a client asks of a pod.
+
+use std::path::PathBuf;
+
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// A namespace the containers of a pod share, in the runtime specification's spelling.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Namespace {
+    /// System V IPC and POSIX message queues.
+    Ipc,
+    /// Interfaces, addresses, routes, ports.
+    Network,
+    /// Processes; held by a tiny init of the pod's own.
+    Pid,
+    /// The hostname.
+    Uts,
+}
+
+/// The options of `CreateSandbox`: an `Any` of type [`SandboxOptions::TYPE_URL`] whose value is this as JSON.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SandboxOptions {
+    /// The pod's hostname, set when [`Namespace::Uts`] is asked for. Empty leaves the node's.
+    pub hostname: String,
+    /// The namespaces to make for the pod; the others stay the node's.
+    pub namespaces: Vec<Namespace>,
+    /// The `cgroupsPath` under which all containers of the pod have theirs; killed and removed with the pod.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cgroup_parent: Option<PathBuf>,
+    /// The state root of the containers. Nothing but this pod's containers may live there:
+    /// the `delete` action of the pod's bundle ends all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pea_root: Option<PathBuf>,
+    /// Let systemd make the control groups.
+    pub systemd_cgroup: bool,
+}
+
+impl SandboxOptions {
+    /// The type of the `Any` that carries these options.
+    pub const TYPE_URL: &'static str = "peapod.v1.SandboxOptions";
+
+    /// Packs the options for the wire.
+    pub fn to_any(&self) -> Result<Any, Error> {
+        let value = serde_json::to_vec(self).map_err(|source| Error::json("write the sandbox's options", source))?;
+        Ok(Any { type_url: Self::TYPE_URL.to_owned(), value, ..Default::default() })
+    }
+
+    /// Reads the options from the wire.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the value is not the JSON described here.
+    pub fn from_any(any: &Any) -> Result<Self, Error> {
+        serde_json::from_slice(&any.value).map_err(|source| Error::invalid(format!("sandbox options: {source}")))
+    }
+
+    /// Whether the pod has that namespace to itself.
+    pub fn has(&self, namespace: Namespace) -> bool {
+        self.namespaces.contains(&namespace)
+    }
+}
