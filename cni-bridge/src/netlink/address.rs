@@ -1,0 +1,81 @@
+//! Addresses of interfaces.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use nix::errno::Errno;
+use rtnetlink::AddressMessageBuilder;
+
+use super::{Error, Request, RouteSocket};
+
+fn message(index: u32, address: IpNetwork) -> AddressMessage {
+    match address {
+        IpNetwork::V4(v4) => {
+            AddressMessageBuilder::<std::net::Ipv4Addr>::new().index(index).address(v4.ip(), v4.prefix()).build()
+        }
+        IpNetwork::V6(v6) => {
+            AddressMessageBuilder::<std::net::Ipv6Addr>::new().index(index).address(v6.ip(), v6.prefix()).build()
+        }
+    }
+}
+
+/// Adds an address to the interface with that index; one that is there is no error.
+///
+/// An IPv6 address is usable at once unless `detect_duplicates` asks for the second or two of duplicate
+/// address detection: the addresses here are leased, so nobody else can have them.
+pub fn add(index: u32, address: IpNetwork, detect_duplicates: bool) -> Request {
+    let mut message = message(index, address);
+    if address.is_ipv6() && !detect_duplicates {
+        message.header.flags |= AddressHeaderFlags::Nodad;
+    }
+    Request {
+        doing: format!("add the address {address} to the interface with index {index}"),
+        message: RouteNetlinkMessage::NewAddress(message),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        tolerate: &[Errno::EEXIST],
+    }
+}
+
+/// Removes an address; one that is gone is no error.
+pub fn remove(index: u32, address: IpNetwork) -> Request {
+    Request {
+        doing: format!("remove the address {address} from the interface with index {index}"),
+        message: RouteNetlinkMessage::DelAddress(message(index, address)),
+        flags: 0,
+        tolerate: &[Errno::EADDRNOTAVAIL],
+    }
+}
+
+/// The addresses of the interface with that index, IPv6 link-local ones left out.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn list(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, Error> {
+    let mut message = AddressMessage::default();
+    message.header.index = index;
+    let doing = format!("list the addresses of the interface with index {index}");
+    let answers = socket.dump(&doing, RouteNetlinkMessage::GetAddress(message))?;
+    Ok(answers.into_iter().filter_map(read).filter(|address| !is_link_local(address.ip())).collect())
+}
+
+fn read(answer: RouteNetlinkMessage) -> Option<IpNetwork> {
+    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+    let prefix = message.header.prefix_len;
+    // IFA_LOCAL is the address where both are told (IPv4); IFA_ADDRESS may be a peer's.
+    let local = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Local(ip) => Some(*ip),
+        _ => None,
+    });
+    let address = message.attributes.iter().find_map(|attribute| match attribute {
+        AddressAttribute::Address(ip) => Some(*ip),
+        _ => None,
+    });
+    IpNetwork::new(local.or(address)?, prefix).ok()
+}
+
+fn is_link_local(ip: IpAddr) -> bool {
+    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}

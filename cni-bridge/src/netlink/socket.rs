@@ -1,0 +1,188 @@
+//! A blocking rtnetlink socket that sends batches.
+
+use std::time::Duration;
+
+use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
+use nix::sys::time::TimeVal;
+
+use super::Error;
+use super::wire::{Ack, NLMSG_DONE, NLMSG_ERROR, messages};
+
+/// The kernel works on a request inside `sendmsg`, so answers are there when it
+/// returns. The deadline only bounds a wait that would be a bug in the kernel or here.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The kernel fills a dump's answers up to the size of the reader's buffer, at most 32 KiB (`netlink_dump`).
+const BUFFER: usize = 32 * 1024;
+
+/// A change asked of the kernel, with the words for its failure.
+#[derive(Debug)]
+pub struct Request {
+    /// What it does, after "cannot": "create the bridge cni0".
+    pub doing: String,
+    /// The message.
+    pub message: RouteNetlinkMessage,
+    /// Flags beyond request and acknowledgement (`NLM_F_CREATE`, ...).
+    pub flags: u16,
+    /// Refusals that mean it is already as wanted.
+    pub tolerate: &'static [Errno],
+}
+
+/// A socket in the network namespace that was current when it was opened, wherever the thread goes later.
+pub struct RouteSocket {
+    socket: Socket,
+    sequence: u32,
+}
+
+impl RouteSocket {
+    /// Opens a socket in the current network namespace.
+    ///
+    /// # Errors
+    /// When the kernel gives none.
+    pub fn open() -> Result<RouteSocket, Error> {
+        let open = || -> std::io::Result<Socket> {
+            let socket = Socket::new(NETLINK_ROUTE)?;
+            prepare(&socket)?;
+            // Without it the kernel ignores the filters of a dump, and with many pods answers with everything.
+            socket.set_netlink_get_strict_chk(true)?;
+            Ok(socket)
+        };
+        let socket = open().map_err(|source| Error::io("open a route netlink socket", source))?;
+        Ok(RouteSocket { socket, sequence: 0 })
+    }
+
+    /// Sends all requests in one `sendmsg` and waits for all their outcomes.
+    ///
+    /// The kernel works on each, in order, whatever became of the one before:
+    /// a batch is fast, not atomic.
+    ///
+    /// # Errors
+    /// The first refusal that is not tolerated.
+    pub fn apply(&mut self, requests: Vec<Request>) -> Result<(), Error> {
+        let Some(last) = requests.last() else { return Ok(()) };
+        let doing_last = last.doing.clone();
+        let first = self.sequence + 1;
+        let mut buffer = Vec::new();
+        let mut expected = Vec::new();
+        for Request { doing, message, flags, tolerate } in requests {
+            self.emit(&mut buffer, message, flags | NLM_F_ACK);
+            expected.push((doing, tolerate));
+        }
+        send(&self.socket, &buffer, &doing_last)?;
+        let mut failure = None;
+        let mut waiting = expected.len();
+        while waiting > 0 {
+            let datagram = receive(&self.socket, &doing_last)?;
+            for ack in messages(&datagram).filter_map(Ack::read).filter(|ack| ack.sequence >= first) {
+                waiting = waiting.saturating_sub(1);
+                let Some((doing, tolerate)) = expected.get_mut((ack.sequence - first) as usize) else { continue };
+                if let Some(errno) = ack.errno.filter(|errno| !tolerate.contains(errno)) {
+                    failure.get_or_insert(Error::Refused { doing: std::mem::take(doing), errno, note: ack.note });
+                }
+            }
+        }
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// Asks for one object; none when the kernel says there is no such device or entry.
+    ///
+    /// # Errors
+    /// When it cannot be asked.
+    pub fn get(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Error> {
+        let found = self.ask(doing, message, 0);
+        match found {
+            Ok(found) => Ok(found.into_iter().next()),
+            Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ENOENT)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Asks for all objects that match `message`.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn dump(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        self.ask(doing, message, NLM_F_DUMP)
+    }
+
+    fn ask(
+        &mut self,
+        doing: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let mut buffer = Vec::new();
+        self.emit(&mut buffer, message, flags);
+        send(&self.socket, &buffer, doing)?;
+        let mut found = Vec::new();
+        loop {
+            let datagram = receive(&self.socket, doing)?;
+            for message in messages(&datagram).filter(|message| message.sequence == self.sequence) {
+                match message.kind {
+                    NLMSG_DONE => return Ok(found),
+                    NLMSG_ERROR => match Ack::read(message).and_then(|ack| Some((ack.errno?, ack.note))) {
+                        Some((errno, note)) => return Err(Error::Refused { doing: doing.into(), errno, note }),
+                        None => return Ok(found),
+                    },
+                    _ => found.push(decode(message.bytes, doing)?),
+                }
+                if flags & NLM_F_DUMP == 0 {
+                    return Ok(found);
+                }
+            }
+        }
+    }
+
+    fn emit(&mut self, buffer: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
+        self.sequence += 1;
+        let mut header = NetlinkHeader::default();
+        header.flags = NLM_F_REQUEST | flags;
+        header.sequence_number = self.sequence;
+        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
+        message.finalize();
+        let start = buffer.len();
+        // Each message starts at a multiple of four (NLMSG_ALIGNTO).
+        buffer.resize(start + message.buffer_len().next_multiple_of(4), 0);
+        message.serialize(&mut buffer[start..]);
+    }
+}
+
+fn decode(bytes: &[u8], doing: &str) -> Result<RouteNetlinkMessage, Error> {
+    let malformed = |reason: String| Error::Answer { doing: doing.into(), reason };
+    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
+        .map_err(|error| malformed(error.to_string()))?
+        .payload
+    {
+        NetlinkPayload::InnerMessage(message) => Ok(message),
+        other => Err(malformed(format!("unexpected {other:?}"))),
+    }
+}
+
+/// What every netlink socket here has: refusals explained, no endless wait. The kernel binds it when the first message is sent.
+pub(super) fn prepare(socket: &Socket) -> std::io::Result<()> {
+    socket.set_ext_ack(true)?;
+    socket.set_cap_ack(true)?;
+    let deadline = TimeVal::new(ANSWER_DEADLINE.as_secs().try_into().unwrap_or(10), 0);
+    setsockopt(socket, ReceiveTimeout, &deadline).map_err(std::io::Error::from)
+}
+
+pub(super) fn send(socket: &Socket, buffer: &[u8], doing: &str) -> Result<(), Error> {
+    let kernel = SocketAddr::new(0, 0);
+    socket.send_to(buffer, &kernel, 0).map(drop).map_err(|source| Error::io(doing, source))
+}
+
+/// One datagram of answers.
+pub(super) fn receive(socket: &Socket, doing: &str) -> Result<Vec<u8>, Error> {
+    let mut buffer = Vec::with_capacity(BUFFER);
+    loop {
+        match socket.recv(&mut buffer, 0) {
+            Ok(_) => return Ok(buffer),
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Error::io(doing, error)),
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! Netlink's framing: messages in a datagram, attributes in a message, acknowledgements.
+//!
+//! Source: `include/uapi/linux/netlink.h`. All numbers are in the machine's byte order.
+
+use nix::errno::Errno;
+
+pub(super) const NLMSG_ERROR: u16 = 2;
+pub(super) const NLMSG_DONE: u16 = 3;
+
+/// The length of `struct nlmsghdr`.
+pub(super) const HEADER: usize = 16;
+/// The flag of an acknowledgement that attributes follow (`NLM_F_ACK_TLVS`).
+const ACK_TLVS: u16 = 0x200;
+/// The attribute of an acknowledgement with the kernel's words (`NLMSGERR_ATTR_MSG`).
+const ACK_MESSAGE: u16 = 1;
+/// The bits of an attribute's type that are flags (`NLA_F_NESTED`, `NLA_F_NET_BYTEORDER`).
+const TYPE_FLAGS: u16 = 0xc000;
+
+/// One message of a datagram.
+#[derive(Clone, Copy)]
+pub(super) struct Message<'a> {
+    pub kind: u16,
+    pub flags: u16,
+    pub sequence: u32,
+    /// All of it, header included.
+    pub bytes: &'a [u8],
+}
+
+fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
+}
+
+/// The messages of a datagram; a malformed rest is left out.
+pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Message<'_>> {
+    std::iter::from_fn(move || {
+        let length = u32_at(datagram, 0)? as usize;
+        let bytes = datagram.get(..length).filter(|_| length >= HEADER)?;
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some(Message { kind: u16_at(bytes, 4)?, flags: u16_at(bytes, 6)?, sequence: u32_at(bytes, 8)?, bytes })
+    })
+}
+
+/// The attributes of a message or of a nest, by type.
+pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let length = usize::from(u16_at(bytes, 0)?);
+        let kind = u16_at(bytes, 2)? & !TYPE_FLAGS;
+        let value = bytes.get(4..length)?;
+        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+/// The outcome of one request.
+pub(super) struct Ack {
+    pub sequence: u32,
+    /// None when it was done.
+    pub errno: Option<Errno>,
+    /// The kernel's words, with a leading separator; mostly empty.
+    pub note: String,
+}
+
+impl Ack {
+    /// Reads an acknowledgement; none when the message is something else.
+    pub fn read(message: Message<'_>) -> Option<Ack> {
+        if message.kind != NLMSG_ERROR {
+            return None;
+        }
+        // struct nlmsgerr: the negative error, then the request's header (no more of it, see NETLINK_CAP_ACK).
+        let error = u32_at(message.bytes, HEADER)?.cast_signed();
+        let errno = (error != 0).then(|| Errno::from_raw(error.wrapping_neg()));
+        let tail =
+            message.bytes.get(HEADER + 4 + HEADER..).filter(|_| message.flags & ACK_TLVS != 0).unwrap_or_default();
+        let words = attributes(tail).find(|(kind, _)| *kind == ACK_MESSAGE).map(|(_, words)| words);
+        let note = words
+            .map_or_else(String::new, |words| format!(" ({})", String::from_utf8_lossy(words).trim_end_matches('\0')));
+        Some(Ack { sequence: message.sequence, errno, note })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cut_off_datagram_gives_no_message_and_no_panic() {
+        let mut datagram = vec![0u8; 36];
+        datagram[0] = 36;
+        datagram[4] = 2;
+        datagram[16..20].copy_from_slice(&(-17i32).to_ne_bytes());
+        let ack = messages(&datagram).find_map(Ack::read).unwrap();
+        assert_eq!(ack.errno, Some(Errno::EEXIST));
+        for length in 0..36 {
+            assert_eq!(messages(&datagram[..length]).count(), 0);
+        }
+        assert_eq!(attributes(&[3, 0, 1, 0]).count(), 0, "an attribute shorter than its header");
+    }
+}

@@ -1,0 +1,176 @@
+//! What one plugin reads from stdin: the keys every plugin has.
+//!
+//! Keys of one type of plugin are read by that plugin from [`Config::root`].
+//! Unknown keys are tolerated, as the specification and every reference do.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use super::env::{address, is_identifier};
+use super::error::{Error, code};
+use super::json::{Folded, Node};
+use super::result::{Dns, Success};
+use super::version::Version;
+
+/// A plugin's configuration: the common part, and all of it for the plugin's own keys.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `cniVersion`
+    pub version: Version,
+    /// `name` of the network: letters, digits, `_`, `.` and `-`.
+    pub name: String,
+    /// `type` of the plugin.
+    pub plugin_type: String,
+    folded: Folded,
+}
+
+/// `runtimeConfig` and `args.cni`, as far as a bridge has use for them.
+#[derive(Debug, Clone, Default)]
+pub struct Runtime {
+    /// Addresses asked for, of all sources.
+    pub ips: Vec<IpAddr>,
+    /// The container interface's MAC address asked for; `runtimeConfig` wins over `args.cni`.
+    pub mac: Option<String>,
+}
+
+/// An attachment, as GC lists the valid ones.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Attachment {
+    /// The container's id.
+    #[serde(rename = "containerID")]
+    pub container_id: String,
+    /// The interface's name in the container.
+    pub ifname: String,
+}
+
+impl Config {
+    /// Reads stdin.
+    ///
+    /// # Errors
+    /// [`code::DECODE`], [`code::INCOMPATIBLE_VERSION`], or [`code::INVALID_CONFIG`] for a name missing or invalid.
+    pub fn parse(text: &[u8]) -> Result<Config, Error> {
+        let folded = Folded::parse(text)?;
+        let root = folded.root();
+        let version = Version::parse(root.get("cniVersion").text()?.unwrap_or_default())?;
+        let name = root.get("name").text()?.unwrap_or_default().to_owned();
+        if name.is_empty() {
+            return Err(Error::config("missing network name: name"));
+        }
+        if !is_identifier(&name) {
+            return Err(Error::config(format!("invalid characters found in network name: {name:?}"))
+                .with_details("it starts with a letter or digit and goes on with letters, digits, '_', '.' or '-'"));
+        }
+        let plugin_type = root.get("type").text()?.unwrap_or_default().to_owned();
+        Ok(Config { version, name, plugin_type, folded })
+    }
+
+    /// All keys, matched whatever their case.
+    pub fn root(&self) -> Node<'_> {
+        self.folded.root()
+    }
+
+    /// `prevResult`, when there is one.
+    ///
+    /// # Errors
+    /// [`code::DECODE`] when it is no result.
+    pub fn prev_result(&self) -> Result<Option<Success>, Error> {
+        let node = self.root().get("prevResult");
+        if !node.exists() {
+            return Ok(None);
+        }
+        Success::read(&node).map(Some).map_err(|error| error.context("could not parse prevResult"))
+    }
+
+    /// `dns` of the network, which wins over what the IPAM says.
+    ///
+    /// # Errors
+    /// [`code::DECODE`].
+    pub fn dns(&self) -> Result<Dns, Error> {
+        Dns::read(&self.root().get("dns"))
+    }
+
+    /// `args.cni` and `runtimeConfig`.
+    ///
+    /// # Errors
+    /// [`code::DECODE`] or [`code::INVALID_CONFIG`], with the path.
+    pub fn runtime(&self) -> Result<Runtime, Error> {
+        let args = self.root().get("args").get("cni");
+        let runtime = self.root().get("runtimeConfig");
+        let mut asked = Runtime::default();
+        for source in [&args, &runtime] {
+            for ip in source.get("ips").items()? {
+                let text = ip.text()?.unwrap_or_default();
+                let ip =
+                    address(text).ok_or_else(|| Error::config(format!("{}: {text:?} is not an address", ip.path())))?;
+                asked.ips.push(ip);
+            }
+            if let Some(mac) = source.get("mac").text()? {
+                asked.mac = Some(mac.to_owned());
+            }
+        }
+        Ok(asked)
+    }
+
+    /// `cni.dev/valid-attachments` of GC. None when the key is absent, which is not the same as empty:
+    /// an absent list destroys nothing, an empty one everything.
+    ///
+    /// # Errors
+    /// [`code::DECODE`].
+    pub fn valid_attachments(&self) -> Result<Option<Vec<Attachment>>, Error> {
+        let node = self.root().get("cni.dev/valid-attachments");
+        if !node.exists() {
+            return Ok(None);
+        }
+        let read = |item: &Node<'_>| {
+            Ok(Attachment {
+                container_id: item.get("containerID").text()?.unwrap_or_default().to_owned(),
+                ifname: item.get("ifname").text()?.unwrap_or_default().to_owned(),
+            })
+        };
+        node.items()?.iter().map(read).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The error for a key this plugin does not serve, with key and value as the specification asks.
+    pub fn unsupported(node: &Node<'_>) -> Error {
+        let value = node.value().map(ToString::to_string).unwrap_or_default();
+        Error::new(code::UNSUPPORTED_FIELD, format!("{}: {value} is not supported", node.path()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // Behaviours 9 to 12, 15, 19, 20.
+    #[test]
+    fn the_common_keys_are_checked() {
+        let code_of = |text: &str| Config::parse(text.as_bytes()).unwrap_err().code;
+        assert_eq!(code_of("{"), code::DECODE);
+        assert_eq!(code_of("[]"), code::DECODE);
+        assert_eq!(code_of("{}"), code::INVALID_CONFIG);
+        assert_eq!(code_of(r#"{"name": "a/b"}"#), code::INVALID_CONFIG);
+        assert_eq!(code_of(r#"{"name": "a", "cniVersion": "2.0.0"}"#), code::INCOMPATIBLE_VERSION);
+        let config = Config::parse(br#"{"NAME": "net", "Type": "bridge", "whatever": {"x": 1}}"#).unwrap();
+        assert_eq!((config.name.as_str(), config.version), ("net", Version::V0_1_0));
+    }
+
+    // Behaviours 48, 49, 82.
+    #[test]
+    fn runtime_config_wins_and_requested_addresses_add_up() {
+        let text = br#"{"name": "n", "args": {"cni": {"mac": "02:00:00:00:00:01", "ips": ["10.0.0.5"]}},
+            "RuntimeConfig": {"Mac": "02:00:00:00:00:02", "ips": ["10.0.0.6/24"]}}"#;
+        let asked = Config::parse(text).unwrap().runtime().unwrap();
+        assert_eq!(asked.mac.as_deref(), Some("02:00:00:00:00:02"));
+        assert_eq!(asked.ips, ["10.0.0.5".parse::<IpAddr>().unwrap(), "10.0.0.6".parse().unwrap()]);
+    }
+
+    #[test]
+    fn an_absent_list_of_attachments_is_not_an_empty_one() {
+        let list = |text: &str| Config::parse(text.as_bytes()).unwrap().valid_attachments().unwrap();
+        assert_eq!(list(r#"{"name": "n"}"#), None);
+        assert_eq!(list(r#"{"name": "n", "cni.dev/valid-attachments": []}"#), Some(vec![]));
+        let one = list(r#"{"name": "n", "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]}"#);
+        assert_eq!(one, Some(vec![Attachment { container_id: "a".into(), ifname: "eth0".into() }]));
+    }
+}

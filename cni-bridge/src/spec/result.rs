@@ -1,0 +1,389 @@
+//! What a successful ADD answers, in every version's form.
+//!
+//! | versions | addresses | interfaces |
+//! |---|---|---|
+//! | 0.1.0, 0.2.0 | `ip4`, `ip6`: one a family, routes inside | none |
+//! | 0.3.0 to 0.4.0 | `ips[]` with `version` "4" or "6" | `interfaces[]` |
+//! | 1.0.0 | `ips[]` without `version` | the same |
+//! | 1.1.0 | the same | with `mtu`, `socketPath`, `pciID`; routes with `mtu`, `advmss`, `priority`, `table`, `scope` |
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+use serde::Serialize;
+use serde_json::Value;
+
+use super::error::{Error, code};
+use super::json::{Folded, Node};
+use super::version::Version;
+
+/// A successful ADD, in the current version's terms.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Success {
+    /// The interfaces made, on the node and in the container.
+    pub interfaces: Vec<Interface>,
+    /// The container's addresses.
+    pub ips: Vec<IpConfig>,
+    /// The container's routes.
+    pub routes: Vec<Route>,
+    /// What the container should resolve names with.
+    pub dns: Dns,
+}
+
+/// An interface that an ADD made or found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Interface {
+    /// Its name, inside `sandbox`.
+    pub name: String,
+    /// Its hardware address, as `aa:bb:cc:dd:ee:ff`.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub mac: String,
+    /// Its MTU in bytes; 0 = not told (1.1.0 only).
+    #[serde(skip_serializing_if = "is_zero")]
+    pub mtu: u32,
+    /// The network namespace it is in; empty = the node's.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub sandbox: String,
+}
+
+/// An address of the container.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IpConfig {
+    /// The address with its subnet's prefix length.
+    pub address: IpNetwork,
+    /// The subnet's gateway.
+    pub gateway: Option<IpAddr>,
+    /// The interface it is on: an index into [`Success::interfaces`].
+    pub interface: Option<usize>,
+}
+
+/// A route of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Route {
+    /// Where it leads.
+    pub dst: IpNetwork,
+    /// Through which router; none = through the gateway of the family's address.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub gw: Option<IpAddr>,
+    /// MTU in bytes along it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// TCP maximal segment size in bytes to announce along it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advmss: Option<u32>,
+    /// Metric: the lower the better.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// Routing table; none = main.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// Scope (`rtnetlink(7)`): 0 universe, 253 link, 254 host.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u32>,
+}
+
+/// Name resolution, as in `resolv.conf(5)`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Dns {
+    /// Addresses of name servers, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub nameservers: Vec<String>,
+    /// The local domain.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub domain: String,
+    /// Domains searched for short names.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub search: Vec<String>,
+    /// Resolver options.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub options: Vec<String>,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Route {
+    /// A route in the main table, nothing else said.
+    pub fn new(dst: IpNetwork, gw: Option<IpAddr>) -> Route {
+        Route { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
+    }
+
+    fn plain(&self) -> Route {
+        Route::new(self.dst, self.gw)
+    }
+}
+
+impl Dns {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        *self == Dns::default()
+    }
+
+    /// Reads a `dns` object.
+    ///
+    /// # Errors
+    /// [`code::DECODE`] when a member is of the wrong type.
+    pub fn read(node: &Node<'_>) -> Result<Dns, Error> {
+        Ok(Dns {
+            nameservers: node.get("nameservers").texts()?,
+            domain: node.get("domain").text()?.unwrap_or_default().to_owned(),
+            search: node.get("search").texts()?,
+            options: node.get("options").texts()?,
+        })
+    }
+}
+
+/// The forms on the wire. Structures and not maps, for a fixed order of keys.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Modern<'a> {
+    cni_version: &'static str,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    interfaces: Vec<Interface>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ips: Vec<ModernIp>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<Route>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dns: Option<&'a Dns>,
+}
+
+#[derive(Serialize)]
+struct ModernIp {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<usize>,
+    address: IpNetwork,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Ancient<'a> {
+    cni_version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip4: Option<AncientIp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ip6: Option<AncientIp>,
+    dns: &'a Dns,
+}
+
+#[derive(Serialize)]
+struct AncientIp {
+    ip: IpNetwork,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    gateway: Option<IpAddr>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    routes: Vec<Route>,
+}
+
+impl Success {
+    /// The result as `version` writes it, on one line.
+    ///
+    /// # Errors
+    /// [`code::INTERNAL`] when 0.1.0 or 0.2.0 cannot say it: no address, or two of a family.
+    pub fn to_json(&self, version: Version) -> Result<String, Error> {
+        let text = if version < Version::V0_3_0 {
+            serde_json::to_string(&self.ancient(version)?)
+        } else {
+            serde_json::to_string(&self.modern(version))
+        };
+        text.map_err(|error| Error::new(code::INTERNAL, format!("cannot write the result: {error}")))
+    }
+
+    fn modern(&self, version: Version) -> Modern<'_> {
+        let current = version >= Version::V1_1_0;
+        Modern {
+            cni_version: version.name(),
+            interfaces: self
+                .interfaces
+                .iter()
+                .map(|interface| Interface { mtu: if current { interface.mtu } else { 0 }, ..interface.clone() })
+                .collect(),
+            ips: self
+                .ips
+                .iter()
+                .map(|ip| ModernIp {
+                    version: (version < Version::V1_0_0).then_some(if ip.address.is_ipv4() { "4" } else { "6" }),
+                    interface: ip.interface,
+                    address: ip.address,
+                    gateway: ip.gateway,
+                })
+                .collect(),
+            routes: self.routes.iter().map(|route| if current { route.clone() } else { route.plain() }).collect(),
+            dns: (version < Version::V1_0_0 || !self.dns.is_empty()).then_some(&self.dns),
+        }
+    }
+
+    fn ancient(&self, version: Version) -> Result<Ancient<'_>, Error> {
+        let refuse = |msg: String| Error::new(code::INTERNAL, msg);
+        let family = |v4: bool| {
+            let mut ips = self.ips.iter().filter(|ip| ip.address.is_ipv4() == v4);
+            let first = ips.next();
+            if ips.next().is_some() {
+                return Err(refuse(format!("CNI version {version} does not support more than 1 address per family")));
+            }
+            Ok(first.map(|ip| AncientIp {
+                ip: ip.address,
+                gateway: ip.gateway,
+                routes: self.routes.iter().filter(|route| route.dst.is_ipv4() == v4).map(Route::plain).collect(),
+            }))
+        };
+        let (ip4, ip6) = (family(true)?, family(false)?);
+        if ip4.is_none() && ip6.is_none() {
+            return Err(refuse("cannot convert: no valid IP addresses".into()));
+        }
+        Ok(Ancient { cni_version: version.name(), ip4, ip6, dns: &self.dns })
+    }
+
+    /// Reads what a plugin printed, in whatever version it says.
+    ///
+    /// # Errors
+    /// [`code::DECODE`] when it is no result, [`code::INCOMPATIBLE_VERSION`] when its version is unknown.
+    pub fn parse(text: &[u8]) -> Result<Success, Error> {
+        Success::read(&Folded::parse(text)?.root())
+    }
+
+    /// Reads a result that is part of something else (`prevResult`).
+    ///
+    /// # Errors
+    /// As [`Success::parse`].
+    pub fn read(node: &Node<'_>) -> Result<Success, Error> {
+        let version = Version::parse(node.get("cniVersion").text()?.unwrap_or_default())?;
+        let mut success = Success { dns: Dns::read(&node.get("dns"))?, ..Success::default() };
+        if version < Version::V0_3_0 {
+            for family in ["ip4", "ip6"] {
+                success.read_ancient_family(&node.get(family))?;
+            }
+            return Ok(success);
+        }
+        for interface in node.get("interfaces").items()? {
+            success.interfaces.push(Interface {
+                name: interface.get("name").text()?.unwrap_or_default().to_owned(),
+                mac: interface.get("mac").text()?.unwrap_or_default().to_owned(),
+                mtu: interface.get("mtu").number()?.unwrap_or_default(),
+                sandbox: interface.get("sandbox").text()?.unwrap_or_default().to_owned(),
+            });
+        }
+        for ip in node.get("ips").items()? {
+            success.ips.push(IpConfig {
+                address: required(&ip.get("address"))?,
+                gateway: ip.get("gateway").parsed("an address")?,
+                interface: ip.get("interface").number()?.and_then(|index| usize::try_from(index).ok()),
+            });
+        }
+        success.routes = read_routes(&node.get("routes"))?;
+        Ok(success)
+    }
+
+    fn read_ancient_family(&mut self, node: &Node<'_>) -> Result<(), Error> {
+        if node.exists() {
+            let gateway = node.get("gateway").parsed("an address")?;
+            self.ips.push(IpConfig { address: required(&node.get("ip"))?, gateway, interface: None });
+            self.routes.extend(read_routes(&node.get("routes"))?);
+        }
+        Ok(())
+    }
+
+    /// The value as JSON in the current version, for embedding as `prevResult`.
+    ///
+    /// # Errors
+    /// As [`Success::to_json`].
+    pub fn to_value(&self, version: Version) -> Result<Value, Error> {
+        let text = self.to_json(version)?;
+        serde_json::from_str(&text)
+            .map_err(|error| Error::new(code::INTERNAL, format!("cannot write the result: {error}")))
+    }
+}
+
+/// An array of routes: of a result, or of an IPAM configuration.
+///
+/// # Errors
+/// [`code::DECODE`] or [`code::INVALID_CONFIG`], with the path.
+pub fn read_routes(node: &Node<'_>) -> Result<Vec<Route>, Error> {
+    let read = |route: &Node<'_>| {
+        Ok(Route {
+            dst: required(&route.get("dst"))?,
+            gw: route.get("gw").parsed("an address")?,
+            mtu: route.get("mtu").number()?,
+            advmss: route.get("advmss").number()?,
+            priority: route.get("priority").number()?,
+            table: route.get("table").number()?,
+            scope: route.get("scope").number()?,
+        })
+    };
+    node.items()?.iter().map(read).collect()
+}
+
+/// A subnet or an address with its prefix length, which must be there.
+fn required(node: &Node<'_>) -> Result<IpNetwork, Error> {
+    let missing = || Error::config(format!("{} is missing", node.path()));
+    let text = node.text()?.ok_or_else(missing)?;
+    if !text.contains('/') {
+        return Err(Error::config(format!("{}: {text:?} has no prefix length", node.path())));
+    }
+    node.parsed("a subnet")?.ok_or_else(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Success {
+        Success {
+            interfaces: vec![Interface {
+                name: "eth0".into(),
+                mac: "02:00:00:00:00:01".into(),
+                mtu: 1450,
+                sandbox: "/n".into(),
+            }],
+            ips: vec![IpConfig {
+                address: "10.1.2.3/24".parse().unwrap(),
+                gateway: Some("10.1.2.1".parse().unwrap()),
+                interface: Some(0),
+            }],
+            routes: vec![Route { mtu: Some(1400), ..Route::new("0.0.0.0/0".parse().unwrap(), None) }],
+            dns: Dns::default(),
+        }
+    }
+
+    // Behaviours 16 to 18: the form of each version, golden.
+    #[test]
+    fn each_version_has_its_form() {
+        let json = |version| sample().to_json(version).unwrap();
+        let old = r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.1.2.3/24","gateway":"10.1.2.1","routes":[{"dst":"0.0.0.0/0"}]},"dns":{}}"#;
+        assert_eq!(json(Version::V0_2_0), old);
+        let middle = r#"{"cniVersion":"0.4.0","interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"/n"}],"ips":[{"version":"4","interface":0,"address":"10.1.2.3/24","gateway":"10.1.2.1"}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{}}"#;
+        assert_eq!(json(Version::V0_4_0), middle);
+        let new = r#"{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","mtu":1450,"sandbox":"/n"}],"ips":[{"interface":0,"address":"10.1.2.3/24","gateway":"10.1.2.1"}],"routes":[{"dst":"0.0.0.0/0","mtu":1400}]}"#;
+        assert_eq!(json(Version::V1_1_0), new);
+        assert!(!json(Version::V1_0_0).contains("mtu") && !json(Version::V1_0_0).contains("\"version\""));
+    }
+
+    #[test]
+    fn the_current_form_reads_back_as_itself() {
+        assert_eq!(Success::parse(sample().to_json(Version::V1_1_0).unwrap().as_bytes()).unwrap(), sample());
+        let ancient = Success::parse(sample().to_json(Version::V0_1_0).unwrap().as_bytes()).unwrap();
+        assert_eq!(ancient.ips[0].address, sample().ips[0].address);
+        assert_eq!(ancient.routes, [Route::new("0.0.0.0/0".parse().unwrap(), None)]);
+    }
+
+    // Behaviours 34, 38: the exact words.
+    #[test]
+    fn the_ancient_form_says_what_it_cannot_say() {
+        let mut two = sample();
+        two.ips.push(two.ips[0].clone());
+        assert_eq!(
+            two.to_json(Version::V0_2_0).unwrap_err().msg,
+            "CNI version 0.2.0 does not support more than 1 address per family"
+        );
+        assert_eq!(
+            Success::default().to_json(Version::V0_1_0).unwrap_err().msg,
+            "cannot convert: no valid IP addresses"
+        );
+        assert!(Success::default().to_json(Version::V0_3_1).is_ok());
+    }
+}
