@@ -11,4 +11,7 @@ pub enum ContainerError {
         /// The image's reference.
         image: String,
     },
+    /// A part of the specification was left out; a mistake in this program.
+    #[error("cannot build the OCI specification: {0}")]
+    Spec(#[from] oci_spec::OciSpecError),
 }

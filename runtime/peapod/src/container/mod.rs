@@ -3,6 +3,7 @@
 //! Pure: what goes in is the checked manifest, the image and where the pod's things lie; what comes
 //! out is `config.json`. Of the disk it reads the image's `/etc/passwd` and `/etc/group`, nothing else.
 
+pub(crate) mod capability;
 mod error;
 
 use std::collections::BTreeMap;

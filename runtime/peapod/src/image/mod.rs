@@ -5,11 +5,13 @@
 //! directory that overlayfs stacks as it is.
 
 mod error;
+mod reference;
 
 use std::path::{Path, PathBuf};
 
 pub use error::ImageError;
 use oci_spec::image::ImageConfiguration;
+pub use reference::Reference;
 
 /// The content store under `<root>/images`.
 #[derive(Clone, Debug)]
