@@ -3,18 +3,55 @@
 //! Pure: what goes in is the checked manifest, the image and where the pod's things lie; what comes
 //! out is `config.json`. Of the disk it reads the image's `/etc/passwd` and `/etc/group`, nothing else.
 
+mod accounts;
 pub(crate) mod capability;
 mod error;
+mod expand;
+mod mounts;
+mod node;
+mod process;
+mod qos;
+mod resources;
+mod rootfs;
+#[cfg(test)]
+mod tests;
+mod user;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 
 pub use error::ContainerError;
-use oci_spec::runtime::Spec;
+pub use node::Node;
+use oci_spec::runtime::{
+    Linux, LinuxBuilder, LinuxNamespace, LinuxNamespaceBuilder, LinuxNamespaceType, RootBuilder, Spec, SpecBuilder,
+};
+pub use rootfs::{Rootfs, rootfs};
 
 use crate::image::Image;
 use crate::manifest::{Container, Pod};
 use crate::volume::ContainerFiles;
+
+/// The version of the OCI runtime specification written to.
+const OCI_VERSION: &str = "1.1.0";
+
+/// What of `/proc` and `/sys` is covered, as docker and containerd do.
+const MASKED: &[&str] = &[
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/interrupts",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+];
+
+/// What of `/proc` cannot be written.
+const READ_ONLY: &[&str] = &["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// What a container has to know of the pod it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -39,33 +76,12 @@ pub struct PodFacts {
     pub node: Node,
 }
 
-/// What differs from one node to the next.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// cgroup v2 is the only hierarchy: containers get a cgroup namespace.
-    pub cgroup_v2: bool,
-    /// The node's memory, in bytes: what `oom_score_adj` of a burstable pod is reckoned from.
-    pub memory: u64,
-    /// Our own `oom_score_adj`, below which nobody without CAP_SYS_RESOURCE can go; `None` with it.
-    pub lowest_oom_score_adj: Option<i32>,
-}
-
-/// A root file system for the shim to mount: one `containerd.types.Mount`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rootfs {
-    /// The file system's type, `overlay`.
-    pub kind: String,
-    /// The mount's source.
-    pub source: String,
-    /// The mount's options.
-    pub options: Vec<String>,
-}
-
 /// The specification of one start of a container.
 ///
 /// # Errors
 ///
-/// When the image names no command and the manifest neither, or a user that is not in the image.
+/// When neither the manifest nor the image names a command, when the image runs as a user it does not
+/// have, or as root although that was forbidden.
 pub fn spec(
     pod: &Pod,
     container: &Container,
@@ -73,16 +89,72 @@ pub fn spec(
     facts: &PodFacts,
     files: &ContainerFiles,
 ) -> Result<Spec, ContainerError> {
-    let _ = (pod, container, image, facts, files);
-    Err(ContainerError::NoCommand { container: container.name.clone(), image: image.reference.clone() })
+    let root = RootBuilder::default().path("rootfs").readonly(container.security.read_only_root_filesystem).build()?;
+    let mut spec = SpecBuilder::default()
+        .version(OCI_VERSION)
+        .root(root)
+        .process(process::process(pod, container, image, facts)?)
+        .mounts(mounts::mounts(container, facts, files)?)
+        .linux(linux(pod, container, facts, files)?)
+        .annotations(annotations(pod, container, facts))
+        .build()?;
+    // The host name is the pod's, set where its namespace is made; the builder has one of its own.
+    spec.set_hostname(None);
+    Ok(spec)
 }
 
-/// The root file system of one start of a container: the image's layers under its writable one.
-///
-/// # Errors
-///
-/// When the layers are more than the kernel takes in one mount.
-pub fn rootfs(image: &Image, files: &ContainerFiles) -> Result<Rootfs, ContainerError> {
-    let _ = (image, files);
-    Ok(Rootfs { kind: "overlay".to_owned(), source: "overlay".to_owned(), options: Vec::new() })
+fn linux(pod: &Pod, container: &Container, facts: &PodFacts, files: &ContainerFiles) -> Result<Linux, ContainerError> {
+    let privileged = container.security.privileged;
+    let paths =
+        |paths: &[&str]| if privileged { Vec::new() } else { paths.iter().map(|path| (*path).to_owned()).collect() };
+    let cgroup = format!("{}/{}-{}", facts.cgroup_parent.trim_end_matches('/'), container.name, files.attempt);
+    let mut linux = LinuxBuilder::default()
+        .cgroups_path(cgroup)
+        .resources(resources::resources(container, &facts.node)?)
+        .namespaces(namespaces(pod, container, facts)?)
+        .masked_paths(paths(MASKED))
+        .readonly_paths(paths(READ_ONLY))
+        .build()?;
+    linux.set_devices(privileged.then(|| facts.node.devices.clone()));
+    linux.set_rootfs_propagation(mounts::root_propagation(container).map(str::to_owned));
+    Ok(linux)
+}
+
+/// The pod's namespaces are joined by path, the container's own are made; what is the node's is not
+/// mentioned. A pod in the node's network keeps the node's host name, as in Kubernetes.
+fn namespaces(pod: &Pod, container: &Container, facts: &PodFacts) -> Result<Vec<LinuxNamespace>, ContainerError> {
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Uts};
+    let joined = |kind: LinuxNamespaceType, file: &str| {
+        let path = PathBuf::from(format!("/proc/{}/ns/{file}", facts.sandbox_pid));
+        LinuxNamespaceBuilder::default().typ(kind).path(path).build()
+    };
+    let made = |kind: LinuxNamespaceType| LinuxNamespaceBuilder::default().typ(kind).build();
+    let mut namespaces = vec![made(Mount)?];
+    if pod.share_process_namespace {
+        namespaces.push(joined(Pid, "pid")?);
+    } else if !pod.host_pid {
+        namespaces.push(made(Pid)?);
+    }
+    if !pod.host_ipc {
+        namespaces.push(joined(Ipc, "ipc")?);
+    }
+    if !pod.host_network {
+        namespaces.push(joined(Uts, "uts")?);
+        namespaces.push(joined(Network, "net")?);
+    }
+    if facts.node.cgroup_v2 && !container.security.privileged {
+        namespaces.push(made(Cgroup)?);
+    }
+    Ok(namespaces)
+}
+
+/// Who the container is, for whoever looks at the bundle.
+fn annotations(pod: &Pod, container: &Container, facts: &PodFacts) -> HashMap<String, String> {
+    let entries = [
+        ("io.peapod.pod", &facts.uid),
+        ("io.peapod.name", &pod.name),
+        ("io.peapod.namespace", &pod.namespace),
+        ("io.peapod.container", &container.name),
+    ];
+    entries.into_iter().map(|(key, value)| (key.to_owned(), value.clone())).collect()
 }
