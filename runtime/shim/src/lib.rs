@@ -1,6 +1,27 @@
 //! A containerd runtime v2 shim with `pea` linked in: one single-threaded process for a whole pod.
+//!
+//! [`client`] is how `peapod` drives it; the rest is the shim itself, from the command line
+//! ([`bootstrap`]) over [`launch`] and [`daemon`] to the [`server`], and [`cleanup`] for what is left.
 
+pub mod bootstrap;
+pub mod cleanup;
 pub mod client;
+pub mod daemon;
 pub mod error;
+mod events;
+pub mod info;
+pub mod launch;
+mod lock;
+mod log;
+mod mount;
 mod options;
+mod pod;
+mod reap;
+mod record;
 pub mod sandbox;
+pub mod server;
+mod stats;
+mod stdio;
+mod sys;
+mod task;
+mod wire;

@@ -1,0 +1,286 @@
+//! What the one who starts a shim tells it, and the answer it expects: three dialects, one meaning.
+//!
+//! | containerd | it gives | it expects on stdout |
+//! | --- | --- | --- |
+//! | 1.6 | flags, `TTRPC_ADDRESS`; options as `Any` on stdin | the bare address |
+//! | 1.7 to 2.2 | the same, and `GRPC_ADDRESS` | `{"version":2,"address":…,"protocol":"ttrpc"}` |
+//! | from 2.3, peapod | the flags, and `BootstrapParams` as protobuf on stdin | `BootstrapResult` as protobuf |
+//!
+//! The bytes of an `Any` and of `BootstrapParams` parse as each other, so what is on stdin is told
+//! apart by its content: params name the id and the namespace that the flags name too.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use containerd_shim_protos::protobuf::Message;
+
+use crate::error::Error;
+
+/// The command line.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Arguments {
+    /// `-namespace`: containerd's namespace.
+    pub namespace: String,
+    /// `-id`: the task's (or sandbox's) id.
+    pub id: String,
+    /// `-address`: containerd's gRPC address; empty for none.
+    pub address: String,
+    /// `-bundle`, given to `delete`.
+    pub bundle: Option<PathBuf>,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What to do.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Action {
+    /// Nothing was asked for.
+    #[default]
+    None,
+    /// Start the daemon (or find the one that serves the group already).
+    Start,
+    /// Clear up what a dead shim has left.
+    Delete,
+    /// `-v`.
+    Version,
+    /// `-info`.
+    Info,
+}
+
+/// The flags that take a value, as containerd spells them.
+const VALUED: &[(&str, fn(&mut Arguments, String))] = &[
+    ("address", |arguments, value| arguments.address = value),
+    ("bundle", |arguments, value| arguments.bundle = Some(value.into())),
+    ("id", |arguments, value| arguments.id = value),
+    ("namespace", |arguments, value| arguments.namespace = value),
+    // Events go over ttrpc; the binary that could publish them is not needed.
+    ("publish-binary", |_, _| {}),
+    // Meant for the daemon when it is started by hand; this one is only ever forked.
+    ("socket", |_, _| {}),
+];
+
+/// The words that stand alone.
+const WORDS: &[(&str, Option<Action>)] = &[
+    ("-debug", None),
+    ("-info", Some(Action::Info)),
+    ("-v", Some(Action::Version)),
+    ("delete", Some(Action::Delete)),
+    ("start", Some(Action::Start)),
+];
+
+impl Arguments {
+    /// Reads the command line (without the program's name): Go's flags, with one dash or two, then the action.
+    pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Self, Error> {
+        let mut parsed = Self::default();
+        let mut arguments = arguments.map(|argument| {
+            argument.into_string().map_err(|argument| Error::invalid(format!("argument {argument:?} is not UTF-8")))
+        });
+        while let Some(argument) = arguments.next() {
+            let argument = argument?;
+            let word = argument.strip_prefix('-').filter(|rest| rest.starts_with('-')).unwrap_or(&argument);
+            if let Some((_, action)) = WORDS.iter().find(|(known, _)| *known == word) {
+                parsed.action = action.unwrap_or(parsed.action);
+                continue;
+            }
+            let (name, value) = match word.trim_start_matches('-').split_once('=') {
+                Some((name, value)) => (name, Some(value.to_owned())),
+                None => (word.trim_start_matches('-'), None),
+            };
+            let flag = VALUED.iter().find(|(known, _)| word.starts_with('-') && *known == name);
+            let (_, set) = flag.ok_or_else(|| Error::invalid(format!("argument {argument:?} is not known")))?;
+            let value = match value {
+                Some(value) => value,
+                None => arguments.next().ok_or_else(|| Error::invalid(format!("flag -{name} needs a value")))??,
+            };
+            set(&mut parsed, value);
+        }
+        parsed.check()
+    }
+
+    fn check(self) -> Result<Self, Error> {
+        if matches!(self.action, Action::Start | Action::Delete) {
+            for (flag, value) in [("-namespace", &self.namespace), ("-id", &self.id)] {
+                if value.is_empty() {
+                    return Err(Error::invalid(format!("{flag} is missing")));
+                }
+            }
+        }
+        Ok(self)
+    }
+}
+
+/// How the answer is written.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Dialect {
+    /// The address and nothing else.
+    Bare,
+    /// A line of JSON.
+    Json,
+    /// `BootstrapResult`.
+    Protobuf,
+}
+
+/// What `start` was told, whatever the dialect.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Start {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The task's (or sandbox's) id.
+    pub id: String,
+    /// containerd's gRPC address: part of the socket's name, so that two daemons do not share shims.
+    pub address: String,
+    /// Where events go; empty for nowhere.
+    pub events: String,
+    /// Where the socket shall be; containerd's own directory when not given.
+    pub socket_dir: Option<PathBuf>,
+    /// How to answer.
+    pub dialect: Dialect,
+}
+
+/// The variables of the environment that matter.
+#[derive(Clone, Debug, Default)]
+pub struct Environment {
+    /// `TTRPC_ADDRESS`.
+    pub ttrpc_address: Option<String>,
+    /// `GRPC_ADDRESS`: set from 1.7 on.
+    pub grpc_address: Option<String>,
+}
+
+impl Environment {
+    /// Those of this process.
+    pub fn of_process() -> Self {
+        let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Self { ttrpc_address: variable("TTRPC_ADDRESS"), grpc_address: variable("GRPC_ADDRESS") }
+    }
+}
+
+impl Start {
+    /// Makes one of the command line, the environment and standard input.
+    pub fn of(arguments: &Arguments, environment: &Environment, stdin: &[u8]) -> Self {
+        let common = Self {
+            namespace: arguments.namespace.clone(),
+            id: arguments.id.clone(),
+            address: arguments.address.clone(),
+            events: String::new(),
+            socket_dir: None,
+            dialect: Dialect::Bare,
+        };
+        let params = BootstrapParams::parse_from_bytes(stdin)
+            .ok()
+            .filter(|params| params.instance_id == common.id && params.namespace == common.namespace);
+        if let Some(params) = params {
+            return Self {
+                socket_dir: params.socket_dir.filter(|dir| !dir.is_empty()).map(PathBuf::from),
+                events: params.containerd_ttrpc_address,
+                dialect: Dialect::Protobuf,
+                ..common
+            };
+        }
+        let dialect = if environment.grpc_address.is_some() { Dialect::Json } else { Dialect::Bare };
+        // containerd's convention for its ttrpc socket, for daemons too old to say.
+        let derived = || if common.address.is_empty() { String::new() } else { format!("{}.ttrpc", common.address) };
+        Self { events: environment.ttrpc_address.clone().unwrap_or_else(derived), dialect, ..common }
+    }
+
+    /// The answer's bytes.
+    pub fn answer(&self, address: &str) -> Result<Vec<u8>, Error> {
+        match self.dialect {
+            Dialect::Bare => Ok(address.as_bytes().to_vec()),
+            // 2 although 3 is served as well: 1.7 refuses 3, and nothing tells 1.7 and 2.x apart.
+            Dialect::Json => {
+                let answer = serde_json::json!({ "version": 2, "address": address, "protocol": "ttrpc" });
+                Ok(answer.to_string().into_bytes())
+            }
+            Dialect::Protobuf => {
+                let answer = BootstrapResult {
+                    version: 3,
+                    address: address.to_owned(),
+                    protocol: "ttrpc".to_owned(),
+                    ..Default::default()
+                };
+                answer.write_to_bytes().map_err(|source| Error::internal(format!("encode the answer: {source}")))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use containerd_shim_protos::protobuf::well_known_types::any::Any;
+
+    use super::*;
+
+    fn parse(line: &str) -> Result<Arguments, Error> {
+        Arguments::parse(line.split_whitespace().map(OsString::from))
+    }
+
+    fn start(environment: &Environment, stdin: &[u8]) -> Start {
+        let line = "-namespace ns -address /run/c.sock -publish-binary /bin/containerd -id web -debug start";
+        Start::of(&parse(line).unwrap(), environment, stdin)
+    }
+
+    #[test]
+    fn the_command_line_of_containerd_is_understood_with_one_dash_or_two() {
+        let start = parse("-namespace k8s.io -address /run/c.sock -publish-binary c -id web start").unwrap();
+        assert_eq!((start.namespace.as_str(), start.id.as_str(), start.action), ("k8s.io", "web", Action::Start));
+        let delete = parse("--namespace=ns --id=web -bundle /b delete").unwrap();
+        assert_eq!((delete.bundle, delete.action), (Some("/b".into()), Action::Delete));
+        assert_eq!(parse("-v").unwrap().action, Action::Version);
+        assert_eq!(parse("--info").unwrap().action, Action::Info);
+    }
+
+    #[test]
+    fn an_empty_address_is_a_value_like_any_other() {
+        let arguments = ["-namespace", "n", "-address", "", "-id", "i", "start"].map(OsString::from);
+        assert_eq!(Arguments::parse(arguments.into_iter()).unwrap().id, "i");
+    }
+
+    #[test]
+    fn misuse_is_named() {
+        for (line, complaint) in
+            [("-id web start", "-namespace"), ("-namespace", "needs a value"), ("stop", "stop"), ("-x", "-x")]
+        {
+            assert!(parse(line).unwrap_err().to_string().contains(complaint), "{line}");
+        }
+    }
+
+    #[test]
+    fn containerd_1_6_is_answered_with_the_bare_address() {
+        let environment = Environment { ttrpc_address: Some("/run/c.sock.ttrpc".into()), ..Default::default() };
+        let start = start(&environment, b"");
+        assert_eq!(start.events, "/run/c.sock.ttrpc");
+        assert_eq!(start.answer("unix:///s").unwrap(), b"unix:///s");
+    }
+
+    #[test]
+    fn containerd_1_7_is_answered_in_json() {
+        let environment = Environment { grpc_address: Some("/run/c.sock".into()), ..Default::default() };
+        let start = start(&environment, b"");
+        let answer: serde_json::Value = serde_json::from_slice(&start.answer("unix:///s").unwrap()).unwrap();
+        assert_eq!(answer, serde_json::json!({"version": 2, "address": "unix:///s", "protocol": "ttrpc"}));
+        assert_eq!(start.events, "/run/c.sock.ttrpc", "derived from -address");
+    }
+
+    #[test]
+    fn params_on_stdin_go_before_the_environment() {
+        let params = BootstrapParams {
+            instance_id: "web".into(),
+            namespace: "ns".into(),
+            socket_dir: Some("/run/x".into()),
+            ..Default::default()
+        };
+        let environment = Environment { ttrpc_address: Some("/elsewhere".into()), grpc_address: Some("/y".into()) };
+        let start = start(&environment, &params.write_to_bytes().unwrap());
+        assert_eq!((start.dialect, start.events.as_str()), (Dialect::Protobuf, ""));
+        assert_eq!(start.socket_dir, Some("/run/x".into()));
+        let answer = BootstrapResult::parse_from_bytes(&start.answer("unix:///s").unwrap()).unwrap();
+        assert_eq!((answer.version, answer.address.as_str(), answer.protocol.as_str()), (3, "unix:///s", "ttrpc"));
+    }
+
+    #[test]
+    fn options_on_stdin_are_not_taken_for_params() {
+        let any = Any { type_url: "containerd.runc.v1.Options".into(), value: vec![1, 2], ..Default::default() };
+        assert_eq!(start(&Environment::default(), &any.write_to_bytes().unwrap()).dialect, Dialect::Bare);
+    }
+}

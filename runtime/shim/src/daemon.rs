@@ -1,0 +1,131 @@
+//! Being the shim: from the fork of `start` to the end of the pod.
+
+use std::fs::File;
+use std::io::{self, PipeWriter, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::prctl::set_child_subreaper;
+use nix::unistd::setsid;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::error::Error;
+use crate::events::Publisher;
+use crate::lock::Lock;
+use crate::pod::Pod;
+use crate::{log, server, sys};
+
+/// What the daemon tells `start` once it serves; anything else is why it does not.
+pub const READY: &str = "ready";
+
+/// How long the last answers and events may take to get out.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// What `start` hands to the daemon.
+pub struct Inheritance {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// Where events go; empty for nowhere.
+    pub events: String,
+    /// The bundle the shim is started in.
+    pub bundle: PathBuf,
+    /// The path of the listener, removed at the end.
+    pub socket: PathBuf,
+    /// Listens already, so that a client need not wait for the daemon.
+    pub listener: UnixListener,
+    /// Held for life.
+    pub lock: Lock,
+    /// `start` waits at the other end, until this is dropped.
+    pub ready: Option<PipeWriter>,
+}
+
+/// Is the daemon. Never returns.
+pub fn run(mut inheritance: Inheritance) -> ! {
+    let status = match detach(&mut inheritance).and_then(|()| serve(&mut inheritance)) {
+        Ok(()) => 0,
+        Err(error) => {
+            log::error(&error);
+            if let Some(mut ready) = inheritance.ready.take() {
+                let _ = write!(ready, "{error}");
+            }
+            1
+        }
+    };
+    // The socket first: who comes now must not reach somebody who no longer answers.
+    let _ = std::fs::remove_file(&inheritance.socket);
+    sys::exit_now(status)
+}
+
+/// Leaves everything of the caller's behind: session, terminal, directory, descriptors.
+fn detach(inheritance: &mut Inheritance) -> Result<(), Error> {
+    let failed = |source: io::Error| Error::io("detach the shim", source);
+    inheritance.lock.sign(std::process::id()).map_err(failed)?;
+    setsid().map_err(|errno| failed(errno.into()))?;
+    set_child_subreaper(true).map_err(|errno| failed(errno.into()))?;
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
+    let log = log_of(&inheritance.bundle);
+    for (standard, file) in [(0, &null), (1, &null), (2, log.as_ref().unwrap_or(&null))] {
+        sys::replace_standard(standard, file).map_err(failed)?;
+    }
+    // These would be closed below by number, behind their owners' backs.
+    drop((null, log));
+    std::env::set_current_dir("/").map_err(failed)?;
+    let mut kept = vec![inheritance.listener.as_raw_fd(), inheritance.lock.file().as_raw_fd()];
+    kept.extend(inheritance.ready.as_ref().map(AsRawFd::as_raw_fd));
+    sys::close_all_but(&kept).map_err(failed)
+}
+
+/// containerd reads its shims' logs from a FIFO in the bundle. Opened for both directions it can be
+/// written to whoever reads, also across a restart of containerd, and never raises SIGPIPE.
+fn log_of(bundle: &Path) -> Option<File> {
+    use std::os::unix::fs::FileTypeExt;
+    let path = bundle.join("log");
+    std::fs::metadata(&path).ok().filter(|metadata| metadata.file_type().is_fifo())?;
+    File::options().read(true).write(true).custom_flags(libc::O_NONBLOCK).open(path).ok()
+}
+
+fn serve(inheritance: &mut Inheritance) -> Result<(), Error> {
+    // One thread: forking stays legal, and namespaces can be entered.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|source| Error::io("start the event loop", source))?;
+    runtime.block_on(live(inheritance))
+}
+
+async fn live(inheritance: &mut Inheritance) -> Result<(), Error> {
+    let events = Publisher::new(&inheritance.events, &inheritance.namespace);
+    let pod = Pod::new(&inheritance.namespace, &inheritance.bundle, events);
+    tokio::spawn(pod.reaper.clone().reap_orphans());
+    let listener = inheritance.listener.try_clone().map_err(|source| Error::io("serve the shim's socket", source))?;
+    let mut server = server::server(&pod, listener)?;
+    server.start().await.map_err(|error| Error::internal(format!("serve the shim's socket: {error}")))?;
+    if let Some(mut ready) = inheritance.ready.take() {
+        // `start` may have been killed meanwhile; that is no reason not to serve.
+        let _ = ready.write_all(READY.as_bytes());
+    }
+    until_the_end(&pod).await?;
+    let _ = std::fs::remove_file(&inheritance.socket);
+    pod.events.flush(FAREWELL).await;
+    let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
+    Ok(())
+}
+
+/// Runs until the last client says so; or until SIGTERM, if there is nothing to look after.
+async fn until_the_end(pod: &Pod) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(|source| Error::io("watch SIGTERM", source))?;
+    loop {
+        tokio::select! {
+            () = pod.quitting() => return Ok(()),
+            _ = terminate.recv() => {
+                if pod.is_idle() {
+                    return Ok(());
+                }
+                log::info("SIGTERM while the pod lives: ignored");
+            }
+        }
+    }
+}

@@ -1,0 +1,160 @@
+//! Events for containerd: one queue, one sender, so that they arrive in the order they happened.
+//!
+//! An event that cannot be delivered is tried again before the next one is looked at; a retry can
+//! therefore delay, but never reorder. Without an address (peapod) events are dropped at the door.
+
+use std::time::Duration;
+
+use containerd_shim_protos::events::task as event;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::MessageField;
+use containerd_shim_protos::shim::event::Envelope;
+use containerd_shim_protos::shim::events::ForwardRequest;
+use containerd_shim_protos::shim_async::{Client, EventsClient};
+use containerd_shim_protos::ttrpc;
+use tokio::sync::{mpsc, oneshot};
+use ttrpc::context::{self, Context};
+
+use crate::log;
+use crate::wire::timestamp;
+
+/// How many events may wait while containerd is away (as many as its own shim keeps).
+const QUEUE: usize = 2048;
+/// How often one event is tried.
+const ATTEMPTS: u32 = 5;
+/// The deadline of one delivery.
+const DELIVERY: Duration = Duration::from_secs(5);
+
+/// An event of a task, as containerd's API has it.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// A container was created.
+    Create(event::TaskCreate),
+    /// Its program was started.
+    Start(event::TaskStart),
+    /// An exec was registered.
+    ExecAdded(event::TaskExecAdded),
+    /// An exec's process was started.
+    ExecStarted(event::TaskExecStarted),
+    /// A process ended; never before its start.
+    Exit(event::TaskExit),
+    /// A container was deleted.
+    Delete(event::TaskDelete),
+}
+
+impl Event {
+    /// The topic, the type's name and the message.
+    fn parts(&self) -> (&'static str, &'static str, &dyn containerd_shim_protos::protobuf::MessageDyn) {
+        match self {
+            Self::Create(event) => ("/tasks/create", "containerd.events.TaskCreate", event),
+            Self::Start(event) => ("/tasks/start", "containerd.events.TaskStart", event),
+            Self::ExecAdded(event) => ("/tasks/exec-added", "containerd.events.TaskExecAdded", event),
+            Self::ExecStarted(event) => ("/tasks/exec-started", "containerd.events.TaskExecStarted", event),
+            Self::Exit(event) => ("/tasks/exit", "containerd.events.TaskExit", event),
+            Self::Delete(event) => ("/tasks/delete", "containerd.events.TaskDelete", event),
+        }
+    }
+}
+
+enum Item {
+    Event(Box<Envelope>),
+    Mark(oneshot::Sender<()>),
+}
+
+/// The queue's entrance.
+#[derive(Clone)]
+pub struct Publisher {
+    queue: Option<mpsc::Sender<Item>>,
+    namespace: String,
+}
+
+impl Publisher {
+    /// Publishes to containerd's ttrpc address (`unix:///path`, or a bare path), or to nobody when it is empty.
+    pub fn new(address: &str, namespace: &str) -> Self {
+        let queue = (!address.is_empty()).then(|| {
+            let address = if address.contains("://") { address.to_owned() } else { format!("unix://{address}") };
+            let (entrance, queue) = mpsc::channel(QUEUE);
+            tokio::spawn(deliver_all(address, queue));
+            entrance
+        });
+        Self { queue, namespace: namespace.to_owned() }
+    }
+
+    /// Puts an event at the end of the queue.
+    pub fn publish(&self, event: &Event) {
+        let Some(queue) = &self.queue else { return };
+        let (topic, type_url, message) = event.parts();
+        let value = match message.write_to_bytes_dyn() {
+            Ok(value) => value,
+            Err(error) => return log::error(format!("encode event {topic}: {error}")),
+        };
+        let envelope = Envelope {
+            timestamp: MessageField::some(timestamp(jiff::Timestamp::now())),
+            namespace: self.namespace.clone(),
+            topic: topic.to_owned(),
+            event: MessageField::some(Any { type_url: type_url.to_owned(), value, ..Default::default() }),
+            ..Default::default()
+        };
+        if queue.try_send(Item::Event(Box::new(envelope))).is_err() {
+            log::error(format!("event {topic} dropped: {QUEUE} are waiting for containerd already"));
+        }
+    }
+
+    /// Waits until everything published so far has been delivered or given up, or the deadline has passed.
+    pub async fn flush(&self, deadline: Duration) {
+        let Some(queue) = &self.queue else { return };
+        let (mark, reached) = oneshot::channel();
+        if queue.try_send(Item::Mark(mark)).is_ok() && tokio::time::timeout(deadline, reached).await.is_err() {
+            log::error("the last events were not delivered in time");
+        }
+    }
+}
+
+async fn deliver_all(address: String, mut queue: mpsc::Receiver<Item>) {
+    let mut sender = Sender { address, client: None };
+    while let Some(item) = queue.recv().await {
+        match item {
+            Item::Event(envelope) => sender.deliver(*envelope).await,
+            Item::Mark(mark) => drop(mark.send(())),
+        }
+    }
+}
+
+struct Sender {
+    address: String,
+    client: Option<EventsClient>,
+}
+
+impl Sender {
+    async fn deliver(&mut self, envelope: Envelope) {
+        let topic = envelope.topic.clone();
+        let request = ForwardRequest { envelope: MessageField::some(envelope), ..Default::default() };
+        let mut reason = String::new();
+        for attempt in 0..ATTEMPTS {
+            tokio::time::sleep(Duration::from_secs(attempt.into())).await;
+            match self.attempt(&request).await {
+                Ok(()) => return,
+                // containerd has read it and said no; it will say no again.
+                Err(ttrpc::Error::RpcStatus(status)) => {
+                    return log::error(format!("containerd refused event {topic}: {}", status.message));
+                }
+                Err(error) => {
+                    self.client = None;
+                    reason = error.to_string();
+                }
+            }
+        }
+        log::error(format!("event {topic} dropped after {ATTEMPTS} attempts at {}: {reason}", self.address));
+    }
+
+    async fn attempt(&mut self, request: &ForwardRequest) -> ttrpc::Result<()> {
+        let client = match self.client.take() {
+            Some(client) => client,
+            None => EventsClient::new(Client::connect(&self.address).await?),
+        };
+        let deadline: Context = context::with_duration(DELIVERY);
+        client.forward(deadline, request).await?;
+        self.client = Some(client);
+        Ok(())
+    }
+}

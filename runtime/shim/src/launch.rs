@@ -1,0 +1,122 @@
+//! `start`: finds the shim of the group, or brings one up.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::bootstrap::Start;
+use crate::daemon::{self, Inheritance};
+use crate::error::Error;
+use crate::lock::{self, Lock};
+use crate::record;
+use crate::sys::{self, Fork};
+
+/// Where containerd's shims listen.
+const SOCKET_DIR: &str = "/run/containerd/s";
+/// The longest path of a Unix socket (unix(7), with its terminating zero).
+const LONGEST: usize = 107;
+/// How long another `start` may hold the directory of sockets. It needs microseconds.
+const DIRECTORY: Duration = Duration::from_secs(5);
+
+/// The annotations that group containers into one shim, the first one present deciding.
+const GROUPS: &[&str] = &["io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id", "io.peapod.pod"];
+
+/// Starts the shim of the bundle in the working directory and returns its address; or the address
+/// of the one that serves the same group already.
+pub fn start(start: &Start) -> Result<String, Error> {
+    let bundle = std::env::current_dir().map_err(|source| Error::io("find the bundle (working directory)", source))?;
+    let group = group(&bundle)?.unwrap_or_else(|| start.id.clone());
+    let socket = socket(start, &group)?;
+    let address = format!("unix://{}", socket.display());
+    let Some(listener) = listen(&socket)? else { return Ok(address) };
+    if let Err(error) = fork(start, bundle, &socket, listener) {
+        // Nobody listens there: the next one must not find it.
+        let _ = std::fs::remove_file(&socket);
+        return Err(error);
+    }
+    Ok(address)
+}
+
+fn fork(start: &Start, bundle: PathBuf, socket: &Path, listener: UnixListener) -> Result<(), Error> {
+    let path = bundle.join(record::LOCK);
+    let lock = Lock::take(&path)?;
+    let lock = lock.ok_or_else(|| {
+        Error::exists(format!("{} is held: a shim of this bundle still lives and does not listen", path.display()))
+    })?;
+    let (mut ready, signal) = io::pipe().map_err(|source| Error::io("make a pipe", source))?;
+    match sys::fork(0).map_err(|source| Error::io("fork the shim", source))? {
+        Fork::Child => daemon::run(Inheritance {
+            namespace: start.namespace.clone(),
+            events: start.events.clone(),
+            bundle,
+            socket: socket.to_owned(),
+            listener,
+            lock,
+            ready: Some(signal),
+        }),
+        Fork::Parent(_) => {
+            drop(signal);
+            let mut answer = String::new();
+            ready.read_to_string(&mut answer).map_err(|source| Error::io("hear from the shim", source))?;
+            match answer.strip_prefix(daemon::READY) {
+                Some("") => Ok(()),
+                _ if answer.is_empty() => Err(Error::internal("the shim ended before it was ready")),
+                _ => Err(Error::internal(answer)),
+            }
+        }
+    }
+}
+
+/// The group that the bundle's container belongs to. A sandbox's bundle has no `config.json`, and is its own group.
+fn group(bundle: &Path) -> Result<Option<String>, Error> {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        #[serde(default)]
+        annotations: std::collections::BTreeMap<String, String>,
+    }
+    let config: Option<Config> = record::read(&bundle.join("config.json"))?;
+    let annotations = config.map(|config| config.annotations).unwrap_or_default();
+    Ok(GROUPS.iter().find_map(|name| annotations.get(*name)).cloned())
+}
+
+/// The socket's path: the same for all that belong to one group, and to nobody else.
+fn socket(start: &Start, group: &str) -> Result<PathBuf, Error> {
+    let identity = format!("{}/{}/{group}", start.address, start.namespace);
+    let hash: String = Sha256::digest(identity).iter().map(|byte| format!("{byte:02x}")).collect();
+    let path = match &start.socket_dir {
+        // The directory may be long, so the name is short: 64 bits tell the pods of a node apart.
+        Some(directory) => directory.join(format!("{}.sock", &hash[..16])),
+        None => Path::new(SOCKET_DIR).join(hash),
+    };
+    let length = path.as_os_str().len();
+    if length > LONGEST {
+        let path = path.display();
+        return Err(Error::invalid(format!(
+            "socket path {path} has {length} bytes; {LONGEST} is the most there can be"
+        )));
+    }
+    Ok(path)
+}
+
+/// Listens; or `None` when somebody does already. A socket that nobody listens on any more is replaced.
+///
+/// The directory is locked meanwhile: two `start`s of one group must not both find the socket dead.
+fn listen(path: &Path) -> Result<Option<UnixListener>, Error> {
+    let failed = |source| Error::io(format!("listen on {}", path.display()), source);
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    std::fs::create_dir_all(directory).map_err(failed)?;
+    let directory = File::open(directory).map_err(failed)?;
+    let _held = lock::wait_for(&directory, DIRECTORY).map_err(failed)?;
+    if UnixStream::connect(path).is_ok() {
+        return Ok(None);
+    }
+    record::remove(path)?;
+    let listener = UnixListener::bind(path).map_err(failed)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(Some(listener))
+}

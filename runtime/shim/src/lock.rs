@@ -1,0 +1,70 @@
+//! Locks on files: they go with the process that holds them, however it ends.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Read, Seek, Write};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::error::Error;
+
+/// How often a lock is tried for. The kernel offers neither a timeout nor an event for flock(2).
+const RETRY: Duration = Duration::from_millis(5);
+
+/// An exclusive lock on a shim's lock file. The descriptor is the lock: a forked child that keeps it holds it too.
+pub struct Lock(File);
+
+impl Lock {
+    /// Takes the lock, making the file if need be; `None` when somebody holds it.
+    pub fn take(path: &Path) -> Result<Option<Self>, Error> {
+        let failed = |source: io::Error| Error::io(format!("lock {}", path.display()), source);
+        let file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Self(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(failed(error)),
+        }
+    }
+
+    /// Writes down who holds it.
+    pub fn sign(&mut self, pid: u32) -> io::Result<()> {
+        self.0.rewind()?;
+        self.0.set_len(0)?;
+        writeln!(self.0, "{pid}")
+    }
+
+    /// The lock's descriptor.
+    pub fn file(&self) -> &File {
+        &self.0
+    }
+}
+
+/// The pid that the holder has written down; `None` when there is no file, or nothing in it yet.
+pub fn holder(path: &Path) -> Option<i32> {
+    let mut text = String::new();
+    File::open(path).ok()?.read_to_string(&mut text).ok()?;
+    text.strip_suffix('\n')?.parse().ok()
+}
+
+/// Locks a file or directory exclusively until the result is dropped.
+pub fn wait_for(file: &File, deadline: Duration) -> io::Result<Held<'_>> {
+    let end = Instant::now() + deadline;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(Held(file)),
+            Err(TryLockError::WouldBlock) if Instant::now() < end => std::thread::sleep(RETRY),
+            Err(TryLockError::WouldBlock) => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "somebody else keeps it locked"));
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
+}
+
+/// A lock that ends with this value.
+pub struct Held<'a>(&'a File);
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        let _ = self.0.unlock();
+    }
+}

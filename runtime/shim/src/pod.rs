@@ -1,0 +1,148 @@
+//! The pod: the containers this process looks after, and the sandbox if it holds one.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::error::Error;
+use crate::events::Publisher;
+use crate::options::TaskOptions;
+use crate::reap::Reaper;
+use crate::sandbox::Sandbox;
+use crate::task::Container;
+
+/// Where containerd's shims keep what their runtimes write.
+const DEFAULT_ROOT: &str = "/run/containerd/pea";
+
+/// The pod. Clones are handles to the same one.
+#[derive(Clone)]
+pub struct Pod {
+    /// Knows the children.
+    pub reaper: Reaper,
+    /// Tells containerd.
+    pub events: Publisher,
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    namespace: String,
+    bundle: PathBuf,
+    members: Mutex<Members>,
+    quit: Notify,
+}
+
+#[derive(Default)]
+struct Members {
+    containers: BTreeMap<String, Arc<Container>>,
+    sandbox: Option<Arc<Sandbox>>,
+}
+
+/// Where a new container's state is kept.
+pub struct Home {
+    /// pea's state root.
+    pub pea_root: PathBuf,
+    /// Whether systemd makes the control groups.
+    pub systemd_cgroup: bool,
+    /// The bundle of the sandbox, when there is one.
+    pub sandbox_bundle: Option<PathBuf>,
+}
+
+impl Pod {
+    /// An empty pod, whose shim was started in `bundle`.
+    pub fn new(namespace: &str, bundle: &Path, events: Publisher) -> Self {
+        let inner = Inner {
+            namespace: namespace.to_owned(),
+            bundle: bundle.to_owned(),
+            members: Mutex::default(),
+            quit: Notify::new(),
+        };
+        Self { reaper: Reaper::default(), events, inner: Arc::new(inner) }
+    }
+
+    /// The bundle the shim was started in: a sandbox's own, or its first container's.
+    pub fn bundle(&self) -> &Path {
+        &self.inner.bundle
+    }
+
+    /// Where a container with these options is kept. What the sandbox says goes first: whoever
+    /// clears up after it must find all of its containers in one place.
+    pub fn home_of_tasks(&self, options: &TaskOptions) -> Home {
+        let root = options.root.clone().unwrap_or_else(|| DEFAULT_ROOT.into()).join(&self.inner.namespace);
+        let Some(sandbox) = self.sandbox() else {
+            return Home { pea_root: root, systemd_cgroup: options.systemd_cgroup, sandbox_bundle: None };
+        };
+        Home {
+            pea_root: sandbox.options.pea_root.clone().unwrap_or(root),
+            systemd_cgroup: sandbox.options.systemd_cgroup || options.systemd_cgroup,
+            sandbox_bundle: Some(self.bundle().to_owned()),
+        }
+    }
+
+    /// Takes a container in.
+    pub fn add(&self, container: Arc<Container>) -> Result<(), Error> {
+        let mut members = self.members();
+        if members.containers.contains_key(&container.id) {
+            return Err(Error::exists(format!("container {} exists already", container.id)));
+        }
+        members.containers.insert(container.id.clone(), container);
+        Ok(())
+    }
+
+    /// Forgets a container.
+    pub fn forget(&self, id: &str) {
+        self.members().containers.remove(id);
+    }
+
+    /// The container of that id.
+    pub fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
+        let found = self.members().containers.get(id).cloned();
+        found.ok_or_else(|| Error::not_found(format!("container {id} does not exist in this pod")))
+    }
+
+    /// All containers.
+    pub fn containers(&self) -> Vec<Arc<Container>> {
+        self.members().containers.values().cloned().collect()
+    }
+
+    /// The sandbox, if there is one.
+    pub fn sandbox(&self) -> Option<Arc<Sandbox>> {
+        self.members().sandbox.clone()
+    }
+
+    /// Makes this the pod's sandbox, or with `None` leaves it without.
+    pub fn set_sandbox(&self, sandbox: Option<Arc<Sandbox>>) {
+        self.members().sandbox = sandbox;
+    }
+
+    /// Whether there is nothing to look after.
+    pub fn is_idle(&self) -> bool {
+        let members = self.members();
+        members.containers.is_empty() && members.sandbox.is_none()
+    }
+
+    /// Ends the shim once the answer to the present request is out.
+    pub fn quit(&self) {
+        self.inner.quit.notify_one();
+    }
+
+    /// Ends when the shim should.
+    pub async fn quitting(&self) {
+        self.inner.quit.notified().await;
+    }
+
+    fn members(&self) -> MutexGuard<'_, Members> {
+        self.inner.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Runs an operation to its end even when the client that asked for it goes away in the middle:
+/// ttrpc drops a request's future with its connection, and a container half-made is nobody's.
+pub async fn to_the_end<T: Send + 'static>(
+    operation: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(operation)
+        .await
+        .unwrap_or_else(|error| Err(Error::internal(format!("the operation broke off: {error}"))))
+}

@@ -1,0 +1,103 @@
+//! What a shim leaves in a bundle for the one who clears up after it. Each file is whole or absent.
+//!
+//! | file | in the bundle of | says |
+//! | --- | --- | --- |
+//! | `shim.lock` | the first task, or the sandbox | locked while the shim lives; its pid |
+//! | `sandbox.json` | a sandbox | the options it was created with |
+//! | `tasks/<id>.json` | a sandbox | a task's bundle, from before anything of it exists until it is deleted |
+//! | `task.json` | a task | where pea keeps it |
+//! | `exit.json` | a task | how its init ended |
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// The lock's file name.
+pub const LOCK: &str = "shim.lock";
+/// The name of a sandbox's options.
+pub const SANDBOX: &str = "sandbox.json";
+/// The name of a task's record.
+pub const TASK: &str = "task.json";
+/// The name of the record of an init's end.
+pub const EXIT: &str = "exit.json";
+
+/// Where pea keeps a task.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Task {
+    /// The task's bundle.
+    pub bundle: PathBuf,
+    /// pea's state root.
+    pub pea_root: PathBuf,
+    /// Whether systemd made the control groups.
+    pub systemd_cgroup: bool,
+}
+
+impl Task {
+    /// pea, as it was used for this task.
+    pub fn runtime(&self) -> pea::Runtime {
+        runtime(&self.pea_root, self.systemd_cgroup)
+    }
+}
+
+/// pea with that state root and that cgroup driver.
+pub fn runtime(root: &Path, systemd: bool) -> pea::Runtime {
+    let driver = if systemd { pea::CgroupDriver::Systemd } else { pea::CgroupDriver::Cgroupfs };
+    pea::Runtime::new(root, driver)
+}
+
+/// How an init ended.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Ended {
+    /// Its pid.
+    pub pid: i32,
+    /// Its exit code, or 128 + the signal that ended it.
+    pub status: u32,
+    /// When.
+    pub at: jiff::Timestamp,
+}
+
+/// The record of one task in its sandbox's bundle.
+pub fn task_in_sandbox(bundle: &Path, id: &str) -> PathBuf {
+    tasks_of_sandbox(bundle).join(format!("{id}.json"))
+}
+
+/// The directory of a sandbox's task records.
+pub fn tasks_of_sandbox(bundle: &Path) -> PathBuf {
+    bundle.join("tasks")
+}
+
+/// Writes a record.
+pub fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec(record).map_err(|source| Error::json(format!("write {}", path.display()), source))?;
+    let temporary = path.with_extension("tmp");
+    fs::write(&temporary, text)
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(|source| Error::io(format!("write {}", path.display()), source))
+}
+
+/// Reads a record; `None` when it was never written.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
+    let text = match fs::read(path) {
+        Ok(text) => text,
+        Err(error) if absent(&error) => return Ok(None),
+        Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
+    };
+    serde_json::from_slice(&text).map(Some).map_err(|source| Error::json(format!("read {}", path.display()), source))
+}
+
+/// Removes a file; it may be gone already.
+pub fn remove(path: &Path) -> Result<(), Error> {
+    match fs::remove_file(path) {
+        Err(error) if !absent(&error) => Err(Error::io(format!("remove {}", path.display()), error)),
+        _ => Ok(()),
+    }
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}

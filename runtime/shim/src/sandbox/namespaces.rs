@@ -1,0 +1,64 @@
+//! Entering the pod's namespaces. The whole process goes: it has one thread.
+
+use std::fs::File;
+
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::sethostname;
+
+use super::options::{Namespace, SandboxOptions};
+use crate::error::Error;
+
+/// The namespaces the shim itself makes, and their flags. The PID namespace is its init's.
+const OWN: &[(Namespace, CloneFlags)] = &[
+    (Namespace::Ipc, CloneFlags::CLONE_NEWIPC),
+    (Namespace::Network, CloneFlags::CLONE_NEWNET),
+    (Namespace::Uts, CloneFlags::CLONE_NEWUTS),
+];
+
+/// Everything checked and opened that can be before the step that cannot be taken back.
+pub(super) struct Plan {
+    unshare: CloneFlags,
+    network: Option<File>,
+    hostname: Option<String>,
+}
+
+impl Plan {
+    /// `netns` is a network namespace to enter instead of making one; empty for none.
+    pub(super) fn of(options: &SandboxOptions, netns: &str) -> Result<Self, Error> {
+        let mut flags: CloneFlags =
+            OWN.iter().filter(|(namespace, _)| options.has(*namespace)).map(|(_, flag)| *flag).collect();
+        let network = match netns {
+            "" => None,
+            path => {
+                flags.remove(CloneFlags::CLONE_NEWNET);
+                let file = File::open(path);
+                Some(file.map_err(|source| Error::io(format!("open network namespace {path}"), source))?)
+            }
+        };
+        let hostname = (!options.hostname.is_empty()).then(|| options.hostname.clone());
+        if hostname.is_some() && !flags.contains(CloneFlags::CLONE_NEWUTS) {
+            return Err(Error::invalid(
+                "a sandbox with a hostname needs a uts namespace: the node's name is not its to set",
+            ));
+        }
+        if hostname.as_ref().is_some_and(|name| name.len() > 64) {
+            return Err(Error::invalid("a hostname has 64 bytes at most (sethostname(2))"));
+        }
+        Ok(Self { unshare: flags, network, hostname })
+    }
+
+    pub(super) fn enter(self) -> Result<(), Error> {
+        if !self.unshare.is_empty() {
+            unshare(self.unshare).map_err(|source| Error::io(format!("make namespaces {:?}", self.unshare), source))?;
+        }
+        if let Some(network) = self.network {
+            setns(network, CloneFlags::CLONE_NEWNET)
+                .map_err(|source| Error::io("enter the pod's network namespace", source))?;
+        }
+        if let Some(hostname) = self.hostname {
+            sethostname(&hostname)
+                .map_err(|source| Error::io(format!("set the pod's hostname to {hostname:?}"), source))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,199 @@
+//! What a container uses, in the two forms containerd's clients know: by the kernel's cgroup version.
+
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{Message, MessageField};
+use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
+use pea::{CgroupVersion, IoEntry, Stats};
+
+use crate::error::Error;
+
+const V1_TYPE_URL: &str = "io.containerd.cgroups.v1.Metrics";
+const V2_TYPE_URL: &str = "io.containerd.cgroups.v2.Metrics";
+/// How both forms write "no limit".
+const UNLIMITED: u64 = u64::MAX;
+
+/// The `Any` of a `Stats` response.
+pub fn metrics(stats: &Stats) -> Result<Any, Error> {
+    let (type_url, value) = match stats.version {
+        CgroupVersion::V1 => (V1_TYPE_URL, of_v1(stats).write_to_bytes()),
+        CgroupVersion::V2 => (V2_TYPE_URL, of_v2(stats).write_to_bytes()),
+    };
+    let value = value.map_err(|source| Error::internal(format!("encode {type_url}: {source}")))?;
+    Ok(Any { type_url: type_url.to_owned(), value, ..Default::default() })
+}
+
+fn of_v1(stats: &Stats) -> v1::Metrics {
+    let cpu = v1::CPUStat {
+        usage: MessageField::some(v1::CPUUsage {
+            total: stats.cpu.usage,
+            kernel: stats.cpu.system,
+            user: stats.cpu.user,
+            per_cpu: stats.cpu.per_cpu.clone(),
+            ..Default::default()
+        }),
+        throttling: MessageField::some(v1::Throttle {
+            periods: stats.cpu.periods,
+            throttled_periods: stats.cpu.throttled_periods,
+            throttled_time: stats.cpu.throttled_time,
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    let pids = v1::PidsStat { current: stats.pids.current, limit: stats.pids.limit.unwrap_or(0), ..Default::default() };
+    let blkio = v1::BlkIOStat {
+        io_service_bytes_recursive: stats.blkio.bytes.iter().map(entry_v1).collect(),
+        io_serviced_recursive: stats.blkio.operations.iter().map(entry_v1).collect(),
+        ..Default::default()
+    };
+    v1::Metrics {
+        pids: MessageField::some(pids),
+        cpu: MessageField::some(cpu),
+        memory: MessageField::some(memory_v1(stats)),
+        blkio: MessageField::some(blkio),
+        memory_oom_control: MessageField::some(v1::MemoryOomControl {
+            oom_kill: stats.memory.oom_kills,
+            ..Default::default()
+        }),
+        ..Default::default()
+    }
+}
+
+fn entry_v1(entry: &IoEntry) -> v1::BlkIOEntry {
+    v1::BlkIOEntry {
+        op: entry.operation.clone(),
+        major: entry.major,
+        minor: entry.minor,
+        value: entry.value,
+        ..Default::default()
+    }
+}
+
+/// The fields of `memory.stat` that the v1 form knows, by the kernel's names.
+fn memory_v1(stats: &Stats) -> v1::MemoryStat {
+    let memory = &stats.memory;
+    let field = |name: &str| memory.stat.get(name).copied().unwrap_or(0);
+    v1::MemoryStat {
+        cache: field("cache"),
+        rss: field("rss"),
+        rss_huge: field("rss_huge"),
+        mapped_file: field("mapped_file"),
+        dirty: field("dirty"),
+        writeback: field("writeback"),
+        pg_pg_in: field("pgpgin"),
+        pg_pg_out: field("pgpgout"),
+        pg_fault: field("pgfault"),
+        pg_maj_fault: field("pgmajfault"),
+        inactive_anon: field("inactive_anon"),
+        active_anon: field("active_anon"),
+        inactive_file: field("inactive_file"),
+        active_file: field("active_file"),
+        unevictable: field("unevictable"),
+        hierarchical_memory_limit: field("hierarchical_memory_limit"),
+        hierarchical_swap_limit: field("hierarchical_memsw_limit"),
+        total_cache: field("total_cache"),
+        total_rss: field("total_rss"),
+        total_rss_huge: field("total_rss_huge"),
+        total_mapped_file: field("total_mapped_file"),
+        total_dirty: field("total_dirty"),
+        total_writeback: field("total_writeback"),
+        total_pg_pg_in: field("total_pgpgin"),
+        total_pg_pg_out: field("total_pgpgout"),
+        total_pg_fault: field("total_pgfault"),
+        total_pg_maj_fault: field("total_pgmajfault"),
+        total_inactive_anon: field("total_inactive_anon"),
+        total_active_anon: field("total_active_anon"),
+        total_inactive_file: field("total_inactive_file"),
+        total_active_file: field("total_active_file"),
+        total_unevictable: field("total_unevictable"),
+        usage: entry(memory.usage, memory.max_usage, memory.limit, memory.failures),
+        swap: entry(memory.swap_usage, 0, memory.swap_limit, 0),
+        kernel: entry(memory.kernel_usage, 0, None, 0),
+        kernel_tcp: entry(memory.kernel_tcp_usage, 0, None, 0),
+        ..Default::default()
+    }
+}
+
+fn entry(usage: u64, max: u64, limit: Option<u64>, failures: u64) -> MessageField<v1::MemoryEntry> {
+    let limit = limit.unwrap_or(UNLIMITED);
+    MessageField::some(v1::MemoryEntry { limit, usage, max, failcnt: failures, ..Default::default() })
+}
+
+fn of_v2(stats: &Stats) -> v2::Metrics {
+    let micro = |nanoseconds: u64| nanoseconds / 1000;
+    let cpu = v2::CPUStat {
+        usage_usec: micro(stats.cpu.usage),
+        user_usec: micro(stats.cpu.user),
+        system_usec: micro(stats.cpu.system),
+        nr_periods: stats.cpu.periods,
+        nr_throttled: stats.cpu.throttled_periods,
+        throttled_usec: micro(stats.cpu.throttled_time),
+        ..Default::default()
+    };
+    let pids = v2::PidsStat { current: stats.pids.current, limit: stats.pids.limit.unwrap_or(0), ..Default::default() };
+    let events =
+        v2::MemoryEvents { max: stats.memory.failures, oom_kill: stats.memory.oom_kills, ..Default::default() };
+    v2::Metrics {
+        pids: MessageField::some(pids),
+        cpu: MessageField::some(cpu),
+        memory: MessageField::some(memory_v2(stats)),
+        memory_events: MessageField::some(events),
+        io: MessageField::some(v2::IOStat { usage: io_v2(stats), ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// The fields of `memory.stat` that the v2 form knows, by the kernel's names.
+fn memory_v2(stats: &Stats) -> v2::MemoryStat {
+    let memory = &stats.memory;
+    let field = |name: &str| memory.stat.get(name).copied().unwrap_or(0);
+    v2::MemoryStat {
+        anon: field("anon"),
+        file: field("file"),
+        kernel_stack: field("kernel_stack"),
+        slab: field("slab"),
+        sock: field("sock"),
+        shmem: field("shmem"),
+        file_mapped: field("file_mapped"),
+        file_dirty: field("file_dirty"),
+        file_writeback: field("file_writeback"),
+        anon_thp: field("anon_thp"),
+        inactive_anon: field("inactive_anon"),
+        active_anon: field("active_anon"),
+        inactive_file: field("inactive_file"),
+        active_file: field("active_file"),
+        unevictable: field("unevictable"),
+        slab_reclaimable: field("slab_reclaimable"),
+        slab_unreclaimable: field("slab_unreclaimable"),
+        pgfault: field("pgfault"),
+        pgmajfault: field("pgmajfault"),
+        usage: memory.usage,
+        usage_limit: memory.limit.unwrap_or(UNLIMITED),
+        max_usage: memory.max_usage,
+        swap_usage: memory.swap_usage,
+        swap_limit: memory.swap_limit.unwrap_or(UNLIMITED),
+        ..Default::default()
+    }
+}
+
+/// One entry a device, from one entry a device and operation.
+fn io_v2(stats: &Stats) -> Vec<v2::IOEntry> {
+    let mut devices = std::collections::BTreeMap::<(u64, u64), v2::IOEntry>::new();
+    let mut add =
+        |entries: &[IoEntry], read: fn(&mut v2::IOEntry) -> &mut u64, write: fn(&mut v2::IOEntry) -> &mut u64| {
+            for entry in entries {
+                let device = devices.entry((entry.major, entry.minor)).or_insert_with(|| v2::IOEntry {
+                    major: entry.major,
+                    minor: entry.minor,
+                    ..Default::default()
+                });
+                match entry.operation.as_str() {
+                    "Read" => *read(device) += entry.value,
+                    "Write" => *write(device) += entry.value,
+                    _ => {}
+                }
+            }
+        };
+    add(&stats.blkio.bytes, |device| &mut device.rbytes, |device| &mut device.wbytes);
+    add(&stats.blkio.operations, |device| &mut device.rios, |device| &mut device.wios);
+    devices.into_values().collect()
+}

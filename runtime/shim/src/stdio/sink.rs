@@ -1,0 +1,79 @@
+//! Where output ends.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::path::Path;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::unix::pipe;
+
+use super::address::Address;
+use super::cri::CriLog;
+use super::open_nonblocking;
+use crate::error::Error;
+
+/// An open end of output.
+pub(super) enum Sink {
+    Null,
+    Fifo {
+        writer: pipe::Sender,
+        /// Our own reader. With it the FIFO can be opened before the client has, a client that goes
+        /// away and comes back (a restarting containerd) costs no `EPIPE`, and what is in the FIFO meanwhile is kept.
+        _hold: OwnedFd,
+    },
+    File(File),
+    CriLog(CriLog),
+}
+
+impl Sink {
+    /// Opens an address; `stream` is the name it has in a CRI log.
+    pub(super) fn open(address: &Address, stream: &'static str) -> Result<Self, Error> {
+        match address {
+            Address::Null => Ok(Self::Null),
+            Address::Path(path) if is_fifo(path)? => Self::fifo(path),
+            Address::Path(path) | Address::File(path) => Ok(Self::File(append(path)?)),
+            Address::CriLog(path) => Ok(Self::CriLog(CriLog::new(append(path)?, stream))),
+        }
+    }
+
+    fn fifo(path: &Path) -> Result<Self, Error> {
+        let failed = |source| Error::io(format!("open output FIFO {}", path.display()), source);
+        let hold = open_nonblocking(path, false).map_err(failed)?;
+        let writer = open_nonblocking(path, true).map_err(failed)?;
+        let writer = pipe::Sender::from_owned_fd(writer.into()).map_err(failed)?;
+        Ok(Self::Fifo { writer, _hold: hold.into() })
+    }
+
+    /// Hands bytes on; waits while the reader of a FIFO is behind.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        match self {
+            Self::Null => Ok(()),
+            Self::Fifo { writer, .. } => writer.write_all(bytes).await,
+            Self::File(file) => file.write_all(bytes),
+            Self::CriLog(log) => log.feed(bytes),
+        }
+    }
+
+    /// The stream has ended.
+    pub(super) fn finish(&mut self) -> io::Result<()> {
+        if let Self::CriLog(log) = self { log.finish() } else { Ok(()) }
+    }
+}
+
+fn is_fifo(path: &Path) -> Result<bool, Error> {
+    match std::fs::metadata(path) {
+        Ok(metadata) => Ok(metadata.file_type().is_fifo()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Err(Error::not_found(format!("output FIFO {} does not exist", path.display())))
+        }
+        Err(error) => Err(Error::io(format!("look at output FIFO {}", path.display()), error)),
+    }
+}
+
+fn append(path: &Path) -> Result<File, Error> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let opened = File::options().append(true).create(true).mode(0o640).open(path);
+    opened.map_err(|source| Error::io(format!("open output file {}", path.display()), source))
+}

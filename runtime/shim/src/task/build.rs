@@ -1,0 +1,69 @@
+//! Building a process: streams, pea's helper, the child, the terminal. The same for an init and an exec.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::io::Interest;
+
+use super::process::Process;
+use crate::error::Error;
+use crate::reap::{Child, Reaper};
+use crate::stdio::{ConsoleSocket, Prepared, ProcessEnds};
+use crate::sys;
+
+/// The bundle and the owner of the pipes.
+pub struct Surroundings<'a> {
+    /// The container's bundle.
+    pub bundle: &'a Path,
+    /// Who owns the pipes of the streams.
+    pub io_owner: (u32, u32),
+    /// Knows the children.
+    pub reaper: &'a Reaper,
+}
+
+/// Builds: `fork` is pea's `create` or `exec`. Waits for it without holding anything up, and gives
+/// up when the process is [cancelled](Process::cancel).
+///
+/// On success the process has its child and its streams. On failure the child, if there is one, is
+/// dead or left to the caller's undoing; the reaper takes care of its zombie.
+pub async fn build(
+    process: &Process,
+    surroundings: Surroundings<'_>,
+    fork: impl FnOnce(ProcessEnds, Option<PathBuf>) -> Result<pea::Pending, pea::Error>,
+) -> Result<Arc<Child>, Error> {
+    let mut prepared = Prepared::open(&process.stdio, surroundings.io_owner)?;
+    let console = process.stdio.terminal.then(|| ConsoleSocket::listen(surroundings.bundle)).transpose()?;
+    let ends = std::mem::take(&mut prepared.ends);
+    let forking = surroundings.reaper.forking();
+    let pending = fork(ends, console.as_ref().map(ConsoleSocket::path))?;
+    let pid = tokio::select! {
+        pid = outcome(pending) => pid?,
+        () = process.cancelled() => return Err(Error::aborted(format!("{} was killed while being created", process.name()))),
+    };
+    let child = Arc::new(surroundings.reaper.track(pid)?);
+    drop(forking);
+    let flowing = async {
+        let master = match &console {
+            Some(console) => Some(console.receive().await?),
+            None => None,
+        };
+        prepared.flow(master)
+    };
+    match flowing.await {
+        Ok(streams) => process.attach(child.clone(), streams),
+        Err(error) => {
+            let _ = child.signal(libc::SIGKILL);
+            return Err(error);
+        }
+    }
+    Ok(child)
+}
+
+/// Waits for pea's helper in the event loop. Dropped half-way, it kills the helper.
+async fn outcome(pending: pea::Pending) -> Result<i32, Error> {
+    let failed = |source| Error::io("wait for the runtime's helper", source);
+    let watched =
+        pending.as_fd().try_clone_to_owned().and_then(|fd| sys::watch(fd, Interest::READABLE)).map_err(failed)?;
+    watched.readable().await.map_err(failed)?.retain_ready();
+    Ok(pending.finish()?)
+}

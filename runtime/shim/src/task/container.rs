@@ -1,0 +1,118 @@
+//! A container: its init, its execs, and what pea keeps of it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use oci_spec::runtime::{LinuxNamespaceType, Process as ProcessSpec};
+
+use super::process::{Phase, Process};
+use crate::error::Error;
+use crate::options::TaskOptions;
+use crate::{mount, record};
+
+/// An exec that has been registered.
+#[derive(Clone)]
+pub struct Exec {
+    /// Its process.
+    pub process: Arc<Process>,
+    /// What to run.
+    pub spec: Arc<ProcessSpec>,
+}
+
+/// One container of the pod.
+pub struct Container {
+    /// Its id.
+    pub id: String,
+    /// Its init.
+    pub init: Arc<Process>,
+    /// Where pea keeps it.
+    pub record: record::Task,
+    /// The record's copy in the sandbox's bundle.
+    pub sandbox_record: Option<PathBuf>,
+    /// pea.
+    pub runtime: pea::Runtime,
+    /// The options it was created with.
+    pub options: TaskOptions,
+    execs: Mutex<BTreeMap<String, Exec>>,
+}
+
+impl Container {
+    /// A container of which nothing exists yet.
+    pub fn new(init: Process, record: record::Task, sandbox_record: Option<PathBuf>, options: TaskOptions) -> Self {
+        Self {
+            id: init.container.clone(),
+            init: Arc::new(init),
+            runtime: record.runtime(),
+            record,
+            sandbox_record,
+            options,
+            execs: Mutex::default(),
+        }
+    }
+
+    /// Writes the records, before anything is made that would have to be cleared up.
+    pub fn write_records(&self) -> Result<(), Error> {
+        if let Some(path) = &self.sandbox_record {
+            record::write(path, &self.record)?;
+        }
+        record::remove(&self.record.bundle.join(record::EXIT))?;
+        record::write(&self.record.bundle.join(record::TASK), &self.record)
+    }
+
+    /// Removes all that exists of the container: processes, control groups, mounts, records. Does
+    /// what can be done, and returns the first thing that could not.
+    pub fn remove(&self) -> Result<(), Error> {
+        let deleted = self.runtime.delete(&self.id, true).map_err(Error::from);
+        let unmounted = mount::unmount(&self.record.bundle.join("rootfs"));
+        deleted.and(unmounted)?;
+        self.sandbox_record.as_deref().map_or(Ok(()), record::remove)
+    }
+
+    /// Whether its processes die with its init, by the kernel's doing.
+    pub fn owns_pid_namespace(&self) -> bool {
+        let Ok(spec) = self.runtime.spec(&self.id) else { return false };
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        namespaces
+            .into_iter()
+            .flatten()
+            .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none())
+    }
+
+    /// The init, or the exec of that id.
+    pub fn process(&self, exec_id: &str) -> Result<Arc<Process>, Error> {
+        if exec_id.is_empty() { Ok(self.init.clone()) } else { Ok(self.exec(exec_id)?.process) }
+    }
+
+    /// The exec of that id.
+    pub fn exec(&self, exec_id: &str) -> Result<Exec, Error> {
+        let found = self.execs().get(exec_id).cloned();
+        found.ok_or_else(|| Error::not_found(format!("exec {exec_id} of container {} does not exist", self.id)))
+    }
+
+    /// Registers an exec.
+    pub fn add_exec(&self, exec: Exec) -> Result<(), Error> {
+        let id = exec.process.exec_id.clone();
+        let mut execs = self.execs();
+        if execs.contains_key(&id) {
+            return Err(Error::exists(format!("exec {id} of container {} exists already", self.id)));
+        }
+        execs.insert(id, exec);
+        Ok(())
+    }
+
+    /// Forgets an exec.
+    pub fn forget_exec(&self, exec_id: &str) {
+        self.execs().remove(exec_id);
+    }
+
+    /// The processes of the execs that are being built or run.
+    pub fn live_execs(&self) -> Vec<Arc<Process>> {
+        let live = |process: &Arc<Process>| matches!(process.phase(), Phase::Building | Phase::Running);
+        self.execs().values().map(|exec| exec.process.clone()).filter(live).collect()
+    }
+
+    fn execs(&self) -> MutexGuard<'_, BTreeMap<String, Exec>> {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,109 @@
+//! `Create`: from a bundle to a container whose program waits for its start.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use containerd_shim_protos::api::CreateTaskRequest;
+use containerd_shim_protos::events::task as event;
+use containerd_shim_protos::protobuf::MessageField;
+
+use super::build::{Surroundings, build};
+use super::container::Container;
+use super::process::{Phase, Process};
+use crate::error::Error;
+use crate::events::Event;
+use crate::options::TaskOptions;
+use crate::pod::Pod;
+use crate::stdio::Stdio;
+use crate::{log, mount, record, wire};
+
+/// Creates a container. What fails half-way is undone.
+pub async fn create(pod: &Pod, request: CreateTaskRequest) -> Result<i32, Error> {
+    let container = Arc::new(plan(pod, &request)?);
+    pod.add(container.clone())?;
+    match apply(pod, &container, &request).await {
+        Ok(pid) => Ok(pid),
+        Err(error) => {
+            if let Err(left) = container.remove() {
+                log::error(format!("undo the creation of container {}: {left}", container.id));
+            }
+            container.init.ended(crate::reap::Exit::now(255));
+            pod.forget(&container.id);
+            Err(error)
+        }
+    }
+}
+
+/// All that the request says, checked.
+fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
+    check_id(&request.id)?;
+    if !request.checkpoint.is_empty() {
+        return Err(Error::unimplemented("restoring from a checkpoint is not served"));
+    }
+    let options = TaskOptions::from_any(request.options.as_ref())?;
+    let home = pod.home_of_tasks(&options);
+    let record = record::Task {
+        bundle: PathBuf::from(&request.bundle),
+        pea_root: home.pea_root,
+        systemd_cgroup: home.systemd_cgroup,
+    };
+    let stdio = Stdio {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        terminal: request.terminal,
+    };
+    let in_sandbox = home.sandbox_bundle.map(|bundle| record::task_in_sandbox(&bundle, &request.id));
+    Ok(Container::new(Process::new(&request.id, "", stdio), record, in_sandbox, options))
+}
+
+async fn apply(pod: &Pod, container: &Arc<Container>, request: &CreateTaskRequest) -> Result<i32, Error> {
+    container.write_records()?;
+    let (bundle, options) = (&container.record.bundle, &container.options);
+    mount::mount_all(&request.rootfs, &bundle.join("rootfs"))?;
+    let surroundings = Surroundings { bundle, io_owner: options.io_owner, reaper: &pod.reaper };
+    let child = build(&container.init, surroundings, |ends, console_socket| {
+        let create = pea::CreateOptions {
+            stdin: ends.stdin,
+            stdout: ends.stdout,
+            stderr: ends.stderr,
+            console_socket,
+            no_pivot: options.no_pivot,
+            no_new_keyring: options.no_new_keyring,
+            ..Default::default()
+        };
+        container.runtime.create(&container.id, bundle, create)
+    })
+    .await?;
+    container.init.enter(Phase::Created)?;
+    pod.events.publish(&Event::Create(created(container, request, child.pid)));
+    super::watch(pod.clone(), container.clone(), container.init.clone(), child.clone());
+    Ok(child.pid)
+}
+
+fn created(container: &Container, request: &CreateTaskRequest, pid: i32) -> event::TaskCreate {
+    let io = event::TaskIO {
+        stdin: request.stdin.clone(),
+        stdout: request.stdout.clone(),
+        stderr: request.stderr.clone(),
+        terminal: request.terminal,
+        ..Default::default()
+    };
+    event::TaskCreate {
+        container_id: container.id.clone(),
+        bundle: request.bundle.clone(),
+        rootfs: request.rootfs.clone(),
+        io: MessageField::some(io),
+        pid: wire::pid(Some(pid)),
+        ..Default::default()
+    }
+}
+
+/// The id becomes part of paths.
+fn check_id(id: &str) -> Result<(), Error> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+-".contains(&byte);
+    if id.is_empty() || id.starts_with('.') || !id.bytes().all(allowed) {
+        return Err(Error::invalid(format!("{id:?} is no container id: letters, digits and _ . + - make one")));
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! Containers and their processes: what the Task API's verbs do.
+//!
+//! The order of things is a contract with containerd. It is kept by where events are published:
+//! `create` before the init is watched, `start` and `exec-started` before anything else may run
+//! (there is one thread and no `await` between pea's answer and the event), an exec's `exit`
+//! before its init's, and the init's last.
+
+mod build;
+mod container;
+mod create;
+mod delete;
+mod exec;
+mod process;
+
+use std::sync::Arc;
+
+use containerd_shim_protos::events::task as event;
+
+use crate::events::Event;
+use crate::pod::Pod;
+use crate::reap::{Child, Exit};
+use crate::{log, record, wire};
+
+pub use container::Container;
+pub use create::create;
+pub use delete::{delete, drain};
+pub use exec::add as add_exec;
+pub use process::{Phase, Process, signal_number};
+
+use crate::error::Error;
+
+/// Starts the program of a created container, or a registered exec.
+pub async fn start(pod: &Pod, id: &str, exec_id: &str) -> Result<i32, Error> {
+    let container = pod.container(id)?;
+    if !exec_id.is_empty() {
+        return exec::start(pod, &container, exec_id).await;
+    }
+    let init = &container.init;
+    init.expect(Phase::Created)?;
+    container.runtime.start(id)?;
+    init.enter(Phase::Running)?;
+    let pid = init.pid();
+    pod.events.publish(&Event::Start(event::TaskStart {
+        container_id: id.to_owned(),
+        pid: wire::pid(pid),
+        ..Default::default()
+    }));
+    Ok(pid.unwrap_or(0))
+}
+
+/// Waits for a process's end in the background, and tells of it.
+fn watch(pod: Pod, container: Arc<Container>, process: Arc<Process>, child: Arc<Child>) {
+    tokio::spawn(async move {
+        let exit = child.exit().await;
+        if process.exec_id.is_empty() {
+            end_container(&container, &process, exit).await;
+        }
+        process.ended(exit);
+        pod.events.publish(&Event::Exit(event::TaskExit {
+            container_id: container.id.clone(),
+            id: if process.exec_id.is_empty() { container.id.clone() } else { process.exec_id.clone() },
+            pid: wire::pid(Some(child.pid)),
+            exit_status: exit.status,
+            exited_at: wire::exited_at(Some(exit)),
+            ..Default::default()
+        }));
+    });
+}
+
+/// The init has ended: so does all that runs beside it, and only then is the end told. How it ended
+/// is written down for whoever clears up if this process should die before it was asked.
+async fn end_container(container: &Container, init: &Process, exit: Exit) {
+    let ended = record::Ended { pid: init.pid().unwrap_or(0), status: exit.status, at: exit.at };
+    if let Err(error) = record::write(&container.record.bundle.join(record::EXIT), &ended) {
+        log::error(error);
+    }
+    let execs = container.live_execs();
+    for exec in &execs {
+        exec.cancel();
+    }
+    if !container.owns_pid_namespace() {
+        match container.runtime.kill(&container.id, libc::SIGKILL, true) {
+            Ok(()) => {}
+            Err(error) if matches!(error.kind(), pea::ErrorKind::NotFound | pea::ErrorKind::NotRunning) => {}
+            Err(error) => log::error(format!("end what container {} has left running: {error}", container.id)),
+        }
+    }
+    for exec in execs {
+        let _ = exec.wait().await;
+    }
+}
