@@ -62,10 +62,10 @@ pub enum Error {
     #[error("pod {0}: no such pod (peapod ps -A lists all)")]
     NoSuchPod(Key),
     /// The name is in use.
-    #[error("pod {0} exists already: remove it first (peapod rm --force {name})", name = .0.name())]
+    #[error("pod {0} exists already: remove it first (peapod rm --force {0})")]
     NameTaken(Key),
     /// A running pod is not removed by accident.
-    #[error("pod {0} is running: stop it first (peapod stop {name}), or use rm --force", name = .0.name())]
+    #[error("pod {0} is running: stop it first (peapod stop {0}), or use rm --force")]
     StillRunning(Key),
     /// Somebody else drives the pod and does not end.
     #[error("{} is held by another peapod or one of its children, even after {seconds} s: see keeper.log beside it", path.display())]

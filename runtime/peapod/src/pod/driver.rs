@@ -173,8 +173,12 @@ impl<'a> Driver<'a> {
         }
     }
 
+    /// When the next of those whose turn it is may start. The others are not waited for, however long they are due.
     fn next_due(&self) -> Option<Timestamp> {
-        self.status.all().filter_map(|(_, c)| c.due).min()
+        match self.status.init.iter().find(|c| !c.succeeded()) {
+            Some(current) => current.due,
+            None => self.status.containers.iter().filter_map(|c| c.due).min(),
+        }
     }
 
     fn watch(&mut self, container: &str, attempt: u32) {
@@ -250,6 +254,12 @@ pub fn lose(status: &mut Status, record: &Record) {
     }
     status.sandbox = None;
     status.addresses = Vec::new();
+    if status.verdict().is_none() {
+        // A pod brought up anew is initialised anew, as in Kubernetes: its volumes in memory are empty again.
+        for container in status.init.iter_mut().filter(|container| container.succeeded()) {
+            container.done = false;
+        }
+    }
 }
 
 /// How a container that was in `state` ended.

@@ -38,7 +38,7 @@ pub fn keep(settings: &Settings, key: Key, new: bool) -> Result<()> {
         .enable_all()
         .build()
         .context("starting the event loop of", Path::new("the keeper"))?;
-    let mut keeper = Keeper { places, record, status, reporter, new };
+    let mut keeper = Keeper { places, record, status, reporter, new, backoff: Backoff::default(), up_since: None };
     runtime.block_on(async {
         let mut told_to_leave =
             signal(SignalKind::terminate()).context("waiting for SIGTERM in", Path::new("the keeper"))?;
@@ -68,6 +68,9 @@ struct Keeper {
     status: Status,
     reporter: Reporter,
     new: bool,
+    /// Of the pauses between two times the whole pod is brought up.
+    backoff: Backoff,
+    up_since: Option<Timestamp>,
 }
 
 impl Keeper {
@@ -79,7 +82,13 @@ impl Keeper {
                 Some(shim) => shim,
                 None => self.bring_up().await?,
             };
-            match self.drive(held, taking_up).await {
+            let outcome = match self.drive(held, taking_up).await {
+                Ok(Outcome::Lost) if self.reporter.is_awaited() => {
+                    Err(Error::pod(&self.places.key, "its shim ended while the pod was being started"))
+                }
+                outcome => outcome,
+            };
+            match outcome {
                 Ok(Outcome::Over(phase)) => return self.finish(phase).await,
                 Ok(Outcome::Lost) => self.clear_up().await?,
                 // Somebody waits: the pod is undone, and they are told.
@@ -108,25 +117,26 @@ impl Keeper {
         if self.new {
             return None;
         }
-        if let Some(sandbox) = &self.status.sandbox
-            && let Ok(shim) = Shim::connect(&sandbox.address).await
-            && shim.connect_task("").await.is_ok()
-        {
-            return Some(shim);
-        }
-        None
+        let shim = Shim::connect(&self.status.sandbox.as_ref()?.address).await.ok()?;
+        // Any answer is one of a shim that lives.
+        let alive = !matches!(shim.connect_task("").await, Err(pea_shim::client::Error::Closed(_)));
+        alive.then_some(shim)
     }
 
     /// Brings the pod up. For a `run` that waits, a failure undoes the pod; otherwise it is tried again, ever more
     /// rarely: what is in the way may be mended.
     async fn bring_up(&mut self) -> Result<Shim> {
-        let mut backoff = Backoff::default();
         loop {
             if !self.reporter.is_awaited() {
                 self.clear_up().await?;
+                let up = self.up_since.take().and_then(|since| Timestamp::now().duration_since(since).try_into().ok());
+                tokio::time::sleep(self.backoff.pause(up.unwrap_or_default())).await;
             }
             let error = match bring_up(&self.places, &self.record, &mut self.status).await {
-                Ok(shim) => return Ok(shim),
+                Ok(shim) => {
+                    self.up_since = Some(Timestamp::now());
+                    return Ok(shim);
+                }
                 Err(error) if self.reporter.is_awaited() => {
                     self.undo(error).await?;
                     // `undo` reports and fails; it does not come back with success.
@@ -138,8 +148,6 @@ impl Keeper {
             self.status.phase = Phase::Pending;
             self.status.reason = Some("SetUpFailed".to_owned());
             self.status.message = Some(error.to_string());
-            self.clear_up().await?;
-            tokio::time::sleep(backoff.pause(std::time::Duration::ZERO)).await;
         }
     }
 
@@ -169,8 +177,7 @@ impl Keeper {
     async fn undo(&mut self, error: Error) -> Result<()> {
         let mut message = error.to_string();
         if let Err(left) = erase(&self.places, &self.record).await {
-            message =
-                format!("{message}; and undoing it: {left} (peapod rm --force {} tries again)", self.places.key.name());
+            message = format!("{message}; and undoing it: {left} (peapod rm --force {} tries again)", self.places.key);
         }
         self.reporter.send(&Report::Failed { message });
         Err(error)

@@ -55,10 +55,11 @@ pub async fn remove(places: &Places, force: bool) -> Result<()> {
     if !force && record.desired == Desired::Running && !status.phase.is_final() {
         return Err(Error::StillRunning(places.key.clone()));
     }
-    record.set_desired(places, Desired::Stopped)?;
-    let _lock = match seize(places, if force { Signal::KILL } else { Signal::TERM }) {
+    let signal = if force { Signal::KILL } else { Signal::TERM };
+    let seized = record.set_desired(places, Desired::Stopped).and_then(|()| seize(places, signal));
+    let _lock = match seized {
         // Another rm was faster.
-        Err(error) if error.is_missing_file() && force => return Ok(()),
+        Err(Error::NoSuchPod(_)) if force => return Ok(()),
         lock => lock?,
     };
     erase(places, &record).await
@@ -80,13 +81,19 @@ pub async fn erase(places: &Places, record: &Record) -> Result<()> {
 /// What is desired was written before, so no other keeper is started in between.
 fn seize(places: &Places, signal: Signal) -> Result<PodLock> {
     let path = places.lock();
-    let mut lock = match PodLock::try_take(&path)? {
-        Some(lock) => lock,
-        None => {
+    let taken = match PodLock::try_take(&path) {
+        Ok(None) => {
             signal_keeper(&path, signal);
-            PodLock::take(&path, LOCK_DEADLINE)?
+            PodLock::take(&path, LOCK_DEADLINE)
         }
+        Ok(Some(lock)) => Ok(lock),
+        Err(error) => Err(error),
     };
+    let mut lock = taken.map_err(|error| match error {
+        // Removed while we were on our way.
+        error if error.is_missing_file() => Error::NoSuchPod(places.key.clone()),
+        error => error,
+    })?;
     lock.hold_as(Role::Command)?;
     Ok(lock)
 }
