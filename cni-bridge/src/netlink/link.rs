@@ -116,17 +116,23 @@ pub fn of_kind(socket: &mut RouteSocket, kind: InfoKind) -> Result<Vec<Link>, Er
 
 /// Creates a bridge, down, with its hardware address given: only an address given at birth (or later, by a
 /// person) stays when ports come and go; otherwise the bridge takes that of a port.
-pub fn create_bridge(name: &str, mac: Mac, mtu: Option<u32>) -> Request {
-    let mut bridge = LinkBridge::new(name).down().address(mac.0.to_vec());
-    if let Some(mtu) = mtu {
-        bridge = bridge.mtu(mtu);
-    }
+pub fn create_bridge(name: &str, mac: Mac) -> Request {
     Request {
         doing: format!("create the bridge {name}"),
-        message: RouteNetlinkMessage::NewLink(bridge.build()),
+        message: RouteNetlinkMessage::NewLink(LinkBridge::new(name).down().address(mac.0.to_vec()).build()),
         flags: NLM_F_CREATE | NLM_F_EXCL,
         // Another ADD was first.
         tolerate: &[Errno::EEXIST],
+    }
+}
+
+/// Sets an interface's MTU, in bytes. A bridge keeps one set so; one given at birth it forgets with its last port.
+pub fn set_mtu(name: &str, mtu: u32) -> Request {
+    Request {
+        doing: format!("set the MTU of {name} to {mtu}"),
+        message: RouteNetlinkMessage::SetLink(LinkUnspec::new_with_name(name).mtu(mtu).build()),
+        flags: 0,
+        tolerate: &[],
     }
 }
 
@@ -219,13 +225,11 @@ pub fn set_promiscuous(name: &str) -> Request {
 }
 
 /// Removes an interface (and a veth's other end with it); one that is gone is no error.
-///
-/// EBUSY is what the kernel says while it is already taking the interface down for someone else.
 pub fn delete(name: &str) -> Request {
     Request {
         doing: format!("remove the interface {name}"),
         message: RouteNetlinkMessage::DelLink(LinkUnspec::new_with_name(name).build()),
         flags: 0,
-        tolerate: &[Errno::ENODEV, Errno::EBUSY],
+        tolerate: &[Errno::ENODEV],
     }
 }

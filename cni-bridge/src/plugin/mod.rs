@@ -1,1 +1,136 @@
-//! The verbs: under construction.
+//! The verbs, from the environment and stdin to what is printed.
+//!
+//! Every type of plugin is a module below with a function a verb; today that is [`bridge`].
+
+pub mod bridge;
+
+use std::ffi::OsString;
+use std::io::Read;
+
+use serde_json::json;
+
+use crate::ipam::{AllocateError, StoreError};
+use crate::netlink;
+use crate::spec::{Config, Environment, Error, Verb, Version, code};
+
+/// Serves one call: `command` is `CNI_COMMAND`, `variable` reads any other variable, `stdin` gives the configuration.
+/// Returns what belongs on stdout.
+///
+/// # Errors
+/// The error object that belongs on stdout instead.
+pub fn run(
+    command: &str,
+    variable: impl Fn(&str) -> Option<OsString>,
+    stdin: impl Read,
+) -> Result<Option<String>, Error> {
+    let verb = Verb::parse(command)?;
+    let environment = Environment::read(verb, variable)?;
+    let text = read_all(stdin)?;
+    if verb == Verb::Version {
+        return version(&text).map(Some);
+    }
+    let config = Config::parse(&text)?;
+    let served = verb.allowed_in(config.version).and_then(|()| serve(verb, &config, &environment));
+    served.map_err(|error| Error { cni_version: config.version.to_string(), ..error })
+}
+
+fn serve(verb: Verb, config: &Config, environment: &Environment) -> Result<Option<String>, Error> {
+    match verb {
+        Verb::Add => bridge::add(config, environment).map(Some),
+        Verb::Del => bridge::del(config, environment).map(|()| None),
+        Verb::Check => bridge::check(config, environment).map(|()| None),
+        Verb::Gc => bridge::gc(config).map(|()| None),
+        Verb::Status => bridge::status(config).map(|()| None),
+        Verb::Version => Ok(None),
+    }
+}
+
+fn read_all(mut stdin: impl Read) -> Result<Vec<u8>, Error> {
+    let mut text = Vec::new();
+    stdin.read_to_end(&mut text).map_err(|error| Error::new(code::IO, format!("cannot read stdin: {error}")))?;
+    Ok(text)
+}
+
+/// VERSION echoes the version it is asked in; stdin may be empty.
+fn version(text: &[u8]) -> Result<String, Error> {
+    let asked = match text.trim_ascii() {
+        [] => None,
+        text => crate::spec::json::Folded::parse(text)?.root().get("cniVersion").text()?.map(str::to_owned),
+    };
+    let supported: Vec<_> = Version::supported().collect();
+    let version = asked.unwrap_or_else(|| Version::CURRENT.to_string());
+    Ok(json!({"cniVersion": version, "supportedVersions": supported}).to_string())
+}
+
+/// A number that names a thing by its parts (FNV-1a, 64 bits): the same in every process and every version,
+/// for what one call makes and another must find.
+pub(crate) fn hash(parts: &[&str]) -> u64 {
+    // A zero after each part keeps ["ab", "c"] and ["a", "bc"] apart.
+    let bytes = parts.iter().flat_map(|part| part.bytes().chain([0]));
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+impl From<netlink::Error> for Error {
+    fn from(error: netlink::Error) -> Error {
+        let said = Error::new(code::INTERNAL, error.to_string());
+        match error.errno() {
+            Some(nix::errno::Errno::EPERM) => {
+                said.with_details("the plugin needs CAP_NET_ADMIN and CAP_SYS_ADMIN: is it run as root?")
+            }
+            _ => said,
+        }
+    }
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Error {
+        match &error {
+            StoreError::Io { .. } => Error::new(code::IO, error.to_string()),
+            StoreError::Locked { .. } => Error::new(code::TRY_AGAIN_LATER, error.to_string())
+                .with_details("try again; if it stays locked, a plugin hangs: fuser -v on the file names it"),
+        }
+    }
+}
+
+impl From<AllocateError<StoreError>> for Error {
+    fn from(error: AllocateError<StoreError>) -> Error {
+        match error {
+            AllocateError::Store(error) => error.into(),
+            AllocateError::Exhausted { .. } => Error::new(code::NO_ADDRESS, error.to_string()),
+            _ => Error::config(error.to_string()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn call(command: &str, stdin: &str) -> Result<Option<String>, Error> {
+        run(command, |_| None, stdin.as_bytes())
+    }
+
+    // Behaviours 2, 3.
+    #[test]
+    fn version_answers_with_and_without_a_configuration() {
+        let answer =
+            |stdin| -> serde_json::Value { serde_json::from_str(&call("VERSION", stdin).unwrap().unwrap()).unwrap() };
+        assert_eq!(answer("")["cniVersion"], "1.1.0");
+        assert_eq!(answer(r#"{"cniVersion": "0.4.0"}"#)["cniVersion"], "0.4.0");
+        assert_eq!(answer("")["supportedVersions"].as_array().unwrap().len(), 7);
+    }
+
+    // Behaviours 4, 14.
+    #[test]
+    fn an_unknown_verb_and_one_too_new_are_refused() {
+        assert_eq!(call("FROB", "{}").unwrap_err().code, code::INVALID_ENVIRONMENT);
+        let refused = call("STATUS", r#"{"name": "n", "cniVersion": "1.0.0"}"#).unwrap_err();
+        assert_eq!((refused.code, refused.cni_version.as_str()), (code::INCOMPATIBLE_VERSION, "1.0.0"));
+    }
+
+    #[test]
+    fn a_hash_is_the_same_for_ever() {
+        assert_eq!(hash(&["a", "eth0"]), 0x4f2d_3f0d_aa18_877f);
+        assert_ne!(hash(&["ab", "c"]), hash(&["a", "bc"]));
+    }
+}

@@ -1,0 +1,154 @@
+//! CHECK: the attachment is as ADD left it. What others added since is none of its business.
+
+use std::net::IpAddr;
+
+use ipnetwork::IpNetwork;
+
+use super::plan::Plan;
+use super::{LOCK_DEADLINE, flatten, masquerade, open_pod};
+use crate::netlink::route::Family;
+use crate::netlink::{Link, Netns, RouteSocket, address, link, route};
+use crate::spec::{Config, Environment, Error, Interface, Success, code};
+
+fn differs(what: impl Into<String>) -> Error {
+    Error::new(code::CHECK_FAILED, what)
+}
+
+/// Compares the attachment with `prevResult` and with the configuration.
+///
+/// # Errors
+/// [`code::CHECK_FAILED`] with the first difference.
+pub fn check(config: &Config, environment: &Environment) -> Result<(), Error> {
+    let plan = Plan::new(config, environment)?;
+    let result = config.prev_result()?.ok_or_else(|| Error::config("Required prevResult missing"))?;
+    let home = Netns::current()?;
+    let pod = open_pod(environment, &home)?;
+    let mut node = RouteSocket::open()?;
+    let mut inside = flatten(pod.inside(&home, RouteSocket::open))?;
+
+    let sandbox = pod.path().display().to_string();
+    let pod_interface = interface(&result, &plan.attachment.ifname, |found| !found.is_empty())?;
+    if pod_interface.sandbox != sandbox {
+        return Err(differs(format!(
+            "prevResult has {} in {}, CNI_NETNS is {sandbox}",
+            pod_interface.name, pod_interface.sandbox
+        )));
+    }
+    let bridge = check_bridge(&plan, &result, &mut node)?;
+    check_host_end(&plan, &result, &bridge, &mut node)?;
+    let end = check_link(pod_interface, link::by_name(&mut inside, &pod_interface.name)?)?;
+    if end.kind != "veth" {
+        return Err(differs(format!("{} in {sandbox} is not a veth", end.name)));
+    }
+    check_addresses(&result, &end, &mut inside)?;
+    check_routes(&plan, &result, &mut inside)?;
+    check_leases(&plan, &result)
+}
+
+fn interface<'a>(result: &'a Success, name: &str, sandbox: impl Fn(&str) -> bool) -> Result<&'a Interface, Error> {
+    let found = result.interfaces.iter().find(|interface| interface.name == name && sandbox(&interface.sandbox));
+    found.ok_or_else(|| differs(format!("prevResult has no interface {name:?}")))
+}
+
+/// The link is there, up, and has the MAC address of the result.
+fn check_link(told: &Interface, link: Option<Link>) -> Result<Link, Error> {
+    let link = link.ok_or_else(|| differs(format!("the interface {} is missing", told.name)))?;
+    let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
+    if !told.mac.is_empty() && !told.mac.eq_ignore_ascii_case(&mac) {
+        return Err(differs(format!("the interface {} has the MAC address {mac}, not {}", told.name, told.mac)));
+    }
+    if !link.up {
+        return Err(differs(format!("the interface {} is down", told.name)));
+    }
+    Ok(link)
+}
+
+fn check_bridge(plan: &Plan, result: &Success, node: &mut RouteSocket) -> Result<Link, Error> {
+    let name = &plan.settings.bridge;
+    let bridge = check_link(interface(result, name, str::is_empty)?, link::by_name(node, name)?)?;
+    if bridge.kind != "bridge" {
+        return Err(differs(format!("the interface {name} is not a bridge")));
+    }
+    if plan.settings.promiscuous && !bridge.promiscuous {
+        return Err(differs(format!("the bridge {name} is not promiscuous")));
+    }
+    if plan.settings.is_gateway {
+        let now = address::list(node, bridge.index)?;
+        for ip in &result.ips {
+            let gateway = ip.gateway.and_then(|gateway| IpNetwork::new(gateway, ip.address.prefix()).ok());
+            if let Some(gateway) = gateway.filter(|gateway| !now.contains(gateway)) {
+                return Err(differs(format!("the bridge {name} has lost its address {gateway}")));
+            }
+        }
+    }
+    Ok(bridge)
+}
+
+/// The node's end is a port of the bridge. An attachment the reference made has another name for it, so the
+/// result's is taken: the veth of the node that is not the bridge.
+fn check_host_end(plan: &Plan, result: &Success, bridge: &Link, node: &mut RouteSocket) -> Result<(), Error> {
+    let told = result
+        .interfaces
+        .iter()
+        .find(|told| told.sandbox.is_empty() && told.name != plan.settings.bridge)
+        .ok_or_else(|| differs("prevResult has no interface for the node's end"))?;
+    let host = check_link(told, link::by_name(node, &told.name)?)?;
+    if host.controller != Some(bridge.index) {
+        return Err(differs(format!("the interface {} is not a port of the bridge {}", host.name, bridge.name)));
+    }
+    Ok(())
+}
+
+fn check_addresses(result: &Success, end: &Link, inside: &mut RouteSocket) -> Result<(), Error> {
+    let now = address::list(inside, end.index)?;
+    match result.ips.iter().find(|ip| !now.contains(&ip.address)) {
+        Some(ip) => Err(differs(format!("the interface {} has lost its address {}", end.name, ip.address))),
+        None => Ok(()),
+    }
+}
+
+fn check_routes(plan: &Plan, result: &Success, inside: &mut RouteSocket) -> Result<(), Error> {
+    for (family, v4) in [(Family::V4, true), (Family::V6, false)] {
+        let told: Vec<_> =
+            result.routes.iter().filter(|told| told.dst.is_ipv4() == v4 && told.table.is_none()).collect();
+        if told.is_empty() {
+            continue;
+        }
+        let now = route::list(inside, family)?;
+        let is_there =
+            |dst: IpNetwork, gw: Option<IpAddr>| now.iter().any(|(to, via)| *to == dst && (gw == *via || gw.is_none()));
+        if let Some(lost) = told.iter().find(|told| !is_there(told.dst, told.gw)) {
+            let via = lost.gw.map_or_else(String::new, |gw| format!(" via {gw}"));
+            return Err(differs(format!(
+                "the pod {} has lost its route to {}{via}",
+                plan.attachment.container_id, lost.dst
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Every address is leased to the attachment, and masqueraded if it should be.
+fn check_leases(plan: &Plan, result: &Success) -> Result<(), Error> {
+    let Some(ipam) = &plan.ipam else { return Ok(()) };
+    let ips: Vec<_> = result.ips.iter().map(|ip| ip.address.ip()).collect();
+    let held = match plan.store.lock_existing(LOCK_DEADLINE)? {
+        Some(locked) => locked.recall(&plan.attachment, &ips)?,
+        None => Vec::new(),
+    };
+    let leasable = |ip| ipam.sets.iter().any(|set| set.range_of(ip).is_some());
+    if let Some(ip) = ips.iter().find(|ip| leasable(**ip) && !held.contains(ip)) {
+        return Err(differs(format!(
+            "{ip} is not leased to {} ({})",
+            plan.attachment.container_id,
+            plan.store.directory().display()
+        )));
+    }
+    let subnets: Vec<_> =
+        ips.iter().filter_map(|ip| Some(ipam.sets.iter().find_map(|set| set.range_of(*ip))?.subnet)).collect();
+    if plan.settings.ip_masq && !masquerade::is_ensured(&plan.network, &subnets)? {
+        let table = masquerade::table(&plan.network);
+        return Err(differs(format!("the nftables table inet {table} is missing or lacks a subnet")));
+    }
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! DEL: repeatable, from the ids alone, and after a crash at any point of an ADD.
+
+use std::net::IpAddr;
+
+use super::settings::bridge_name;
+use super::{LOCK_DEADLINE, attachment, flatten, host_name, masquerade};
+use crate::ipam::{Store, config};
+use crate::netlink::{self, Link, Netns, RouteSocket, link};
+use crate::spec::{Attachment, Config, Environment, Error};
+
+/// Detaches the pod. What is gone already is no failure; what fails does not keep the rest from being done.
+///
+/// # Errors
+/// All that failed, as one.
+pub fn del(config: &Config, environment: &Environment) -> Result<(), Error> {
+    let attachment = attachment(environment);
+    // The link before the lease: an address is free only when nobody uses it any more.
+    let outcomes = [remove_veth(config, environment, &attachment), free(config, &attachment)];
+    Error::all(outcomes.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
+}
+
+fn remove_veth(config: &Config, environment: &Environment, attachment: &Attachment) -> Result<(), Error> {
+    let mut node = RouteSocket::open()?;
+    let name = host_name(&config.name, attachment);
+    if link::by_name(&mut node, &name)?.is_some() {
+        return Ok(node.apply(vec![link::delete(&name)])?);
+    }
+    // Not made by us, or gone. A pair the reference made has a random name; the pod's end leads to it.
+    let bridge = link::by_name(&mut node, &bridge_name(config)?)?;
+    match find_foreign(environment, &mut node, bridge.as_ref())? {
+        Some(link) => Ok(node.apply(vec![link::delete(&link.name)])?),
+        None => Ok(()),
+    }
+}
+
+/// The node's end of the pair whose other end is `CNI_IFNAME` in the pod, if that is a port of our bridge. Any other
+/// interface of that name is somebody else's: an ADD that was refused because of it is followed by a DEL too.
+fn find_foreign(
+    environment: &Environment,
+    node: &mut RouteSocket,
+    bridge: Option<&Link>,
+) -> Result<Option<Link>, netlink::Error> {
+    let Some(path) = &environment.netns else { return Ok(None) };
+    let home = Netns::current()?;
+    // A namespace that is gone, or a leftover file in its place, has no interfaces.
+    let Ok(pod) = Netns::open(path) else { return Ok(None) };
+    if pod.is(&home)? {
+        return Ok(None);
+    }
+    let Ok(mut inside) = flatten(pod.inside(&home, RouteSocket::open)) else { return Ok(None) };
+    let Some(end) = link::by_name(&mut inside, &environment.ifname)?.filter(|end| end.kind == "veth") else {
+        return Ok(None);
+    };
+    let Some(peer) = end.peer else { return Ok(None) };
+    let host = link::by_index(node, peer)?;
+    Ok(host.filter(|host| {
+        let ours = bridge.is_none_or(|bridge| host.controller == Some(bridge.index));
+        host.kind == "veth" && host.peer == Some(end.index) && ours
+    }))
+}
+
+fn free(config: &Config, attachment: &Attachment) -> Result<(), Error> {
+    // An ADD with an IPAM that is not built in was refused, so there is nothing of it.
+    if !matches!(config::is_wanted(config), Ok(true)) {
+        return Ok(());
+    }
+    // Where the leases are noted in the result, they are found at once. Without it, or with a broken one, they are searched.
+    let told = config.prev_result().ok().flatten().unwrap_or_default();
+    let ips: Vec<_> = told.ips.iter().map(|ip| ip.address.ip()).collect();
+    let ip_masq = config.root().get("ipMasq").flag().unwrap_or_default();
+    release(&config::store(config)?, &config.name, attachment, &ips, ip_masq)
+}
+
+/// Frees an attachment's leases, and with the last lease of the network removes its masquerading.
+pub(super) fn release(
+    store: &Store,
+    network: &str,
+    attachment: &Attachment,
+    hints: &[IpAddr],
+    ip_masq: bool,
+) -> Result<(), Error> {
+    let Some(mut locked) = store.lock_existing(LOCK_DEADLINE)? else { return Ok(()) };
+    locked.release(attachment, hints)?;
+    if locked.is_empty()? {
+        locked.forget_network();
+        // Whether ipMasq was set when the table was made, who knows; where it is not set now, a kernel without
+        // nf_tables is no failure.
+        masquerade::remove(network).or_else(|error| if ip_masq { Err(error) } else { Ok(()) })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,110 @@
+//! Type `bridge`: a veth pair from the pod to a bridge of the node.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`settings`] | the keys of the type |
+//! | [`plan`] | what an ADD will do, computed before anything is done |
+//! | [`add`](mod@add) | doing it, with an undo step for each thing made |
+//! | [`del`](mod@del) | undoing it from the id alone |
+//! | [`check`](mod@check) | comparing it with the kernel |
+//! | [`gc`](mod@gc) | GC and STATUS |
+//! | [`masquerade`] | the nftables table of a network |
+//!
+//! What is shared by a node's pods stays when the last of them goes: the bridge, its gateway address and
+//! `ip_forward`. A bridge cannot be removed atomically with the check that it has no ports, and losing
+//! that race would cut off a pod.
+
+pub mod add;
+pub mod check;
+pub mod del;
+pub mod gc;
+pub mod masquerade;
+pub mod plan;
+pub mod settings;
+mod undo;
+
+use std::time::Duration;
+
+pub use add::add;
+pub use check::check;
+pub use del::del;
+pub use gc::{gc, status};
+
+use crate::netlink::{self, Netns};
+use crate::spec::{Attachment, Environment, Error, code};
+
+/// How long another plugin may hold a network's leases. One holds them for under a millisecond.
+const LOCK_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The attachment the environment names.
+fn attachment(environment: &Environment) -> Attachment {
+    Attachment { container_id: environment.container_id.clone(), ifname: environment.ifname.clone() }
+}
+
+/// The name of the node's end of an attachment's veth pair: found again from the ids alone, without the pod's
+/// namespace, a result, or any state. 44 bits of hash fill the name: among a thousand pods two are
+/// alike once in thirty million nodes.
+pub fn host_name(network: &str, attachment: &Attachment) -> String {
+    let hash = crate::plugin::hash(&[network, &attachment.container_id, &attachment.ifname]);
+    format!("veth{:011x}", hash >> 20)
+}
+
+/// The alias of the node's end: whose it is, for people and for GC. None when it would be longer than the kernel takes.
+fn alias(network: &str, attachment: &Attachment) -> Option<String> {
+    let alias = format!("cni-bridge:{network}:{}:{}", attachment.container_id, attachment.ifname);
+    (alias.len() < 256).then_some(alias)
+}
+
+/// The attachment an alias names, if it is one of the network.
+fn attachment_of_alias(network: &str, alias: &str) -> Option<Attachment> {
+    let rest = alias.strip_prefix("cni-bridge:")?.strip_prefix(network)?.strip_prefix(':')?;
+    let (container_id, ifname) = rest.split_once(':')?;
+    Some(Attachment { container_id: container_id.into(), ifname: ifname.into() })
+}
+
+/// Opens the pod's namespace, refusing the plugin's own.
+fn open_pod(environment: &Environment, home: &Netns) -> Result<Netns, Error> {
+    let path = environment.netns.as_deref().unwrap_or_else(|| "".as_ref());
+    let pod = Netns::open(path).map_err(|error| {
+        let error = Error::new(code::INVALID_ENVIRONMENT, format!("CNI_NETNS: {error}"));
+        error.with_details("the pod's sandbox is gone, or the runtime passed the wrong path")
+    })?;
+    if pod.is(home)? && !environment.netns_override {
+        let msg =
+            format!("CNI_NETNS {}: plugin's netns and netns from CNI_NETNS should not be the same", path.display());
+        return Err(Error::new(code::INVALID_NETNS, msg)
+            .with_details("set CNI_NETNS_OVERRIDE=1 to attach the node's own namespace"));
+    }
+    Ok(pod)
+}
+
+/// An inner failure (of what was done inside a namespace) is as good as an outer one.
+fn flatten<T>(outcome: Result<Result<T, netlink::Error>, netlink::Error>) -> Result<T, netlink::Error> {
+    outcome.and_then(|inner| inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_name_is_a_veth_of_fifteen_bytes_and_differs_by_network_id_and_interface() {
+        let name = |network: &str, id: &str, ifname: &str| {
+            host_name(network, &Attachment { container_id: id.into(), ifname: ifname.into() })
+        };
+        let base = name("net", "abc", "eth0");
+        assert_eq!((base.len(), &base[..4]), (15, "veth"));
+        for other in [name("ten", "abc", "eth0"), name("net", "abd", "eth0"), name("net", "abc", "eth1")] {
+            assert_ne!(base, other);
+        }
+    }
+
+    #[test]
+    fn an_alias_names_its_attachment_to_its_own_network_only() {
+        let attachment = Attachment { container_id: "abc".into(), ifname: "eth0".into() };
+        let text = alias("net", &attachment).unwrap();
+        assert_eq!(attachment_of_alias("net", &text), Some(attachment));
+        assert_eq!(attachment_of_alias("ne", &text), None);
+        assert_eq!(attachment_of_alias("net", "something else"), None);
+    }
+}
