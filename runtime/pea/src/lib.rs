@@ -10,12 +10,23 @@
 //! It knows nothing of pods, images, Kubernetes or containerd.
 
 pub mod cgroup;
+#[doc(hidden)] // the command line: no part of the library's interface
+pub mod command;
+mod engine;
 mod error;
+mod helper;
+mod hooks;
 mod options;
 mod pending;
+mod process;
 mod runtime;
+mod socket;
+mod spec;
 mod state;
 mod stats;
+mod store;
+mod sys;
+mod verb;
 
 pub use error::{Error, ErrorKind};
 pub use options::{CgroupDriver, CreateOptions, ExecOptions};

@@ -9,6 +9,8 @@ use crate::options::{CgroupDriver, CreateOptions, ExecOptions};
 use crate::pending::Pending;
 use crate::state::State;
 use crate::stats::Stats;
+use crate::store::Container;
+use crate::verb::{create, delete, exec, kill, query, start};
 
 /// A state root and a cgroup driver: all that the verbs share.
 #[derive(Clone, Debug)]
@@ -27,8 +29,7 @@ impl Runtime {
     ///
     /// Forks: a caller with more than one thread is refused.
     pub fn create(&self, id: &str, bundle: &Path, options: CreateOptions) -> Result<Pending, Error> {
-        let _ = (id, bundle, options, &self.root, self.driver);
-        Err(Error::internal("not there yet"))
+        create::create(self.container(id)?, self.driver, bundle, options)
     }
 
     /// Starts one more process in the container, exactly as `process` says: capabilities that are
@@ -36,50 +37,52 @@ impl Runtime {
     ///
     /// Forks: a caller with more than one thread is refused.
     pub fn exec(&self, id: &str, process: &Process, options: ExecOptions) -> Result<Pending, Error> {
-        let _ = (id, process, options);
-        Err(Error::internal("not there yet"))
+        exec::exec(self.container(id)?, process, options)
     }
 
     /// Lets the user's program of a created container begin.
     pub fn start(&self, id: &str) -> Result<(), Error> {
-        Err(Error::does_not_exist(id))
+        start::start(&self.container(id)?)
     }
 
     /// Sends a signal (any number the kernel knows) to the init, or to all of the container's processes.
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), Error> {
-        let _ = (signal, all);
-        Err(Error::does_not_exist(id))
+        kill::kill(&self.container(id)?, signal, all)
     }
 
     /// Removes all that is left of a stopped container; with `force`, ends a living one first and
     /// is content when there is none.
     pub fn delete(&self, id: &str, force: bool) -> Result<(), Error> {
-        let _ = force;
-        Err(Error::does_not_exist(id))
+        delete::delete(&self.container(id)?, force)
     }
 
     /// The container's state, derived from what is alive now.
     pub fn state(&self, id: &str) -> Result<State, Error> {
-        Err(Error::does_not_exist(id))
+        query::state(&self.container(id)?)
     }
 
     /// All containers under this root, sorted by id.
     pub fn list(&self) -> Result<Vec<State>, Error> {
-        Ok(Vec::new())
+        query::list(&self.root)
     }
 
     /// Every process in the container's cgroup and below, by its pid in the caller's pid namespace.
     pub fn pids(&self, id: &str) -> Result<Vec<i32>, Error> {
-        Err(Error::does_not_exist(id))
+        query::pids(&self.container(id)?)
     }
 
     /// What the container uses now.
     pub fn stats(&self, id: &str) -> Result<Stats, Error> {
-        Err(Error::does_not_exist(id))
+        query::stats(&self.container(id)?)
     }
 
     /// The `config.json` as it was at create; the bundle may have changed since.
     pub fn spec(&self, id: &str) -> Result<Spec, Error> {
-        Err(Error::does_not_exist(id))
+        self.container(id)?.spec()
+    }
+
+    fn container(&self, id: &str) -> Result<Container, Error> {
+        let root = std::path::absolute(&self.root).map_err(|error| Error::io("find the working directory", error))?;
+        Container::new(&root, id)
     }
 }

@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::store::Record;
+
 /// Where a container stands in its life (runtime-spec, "State").
 #[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -44,4 +46,32 @@ pub struct State {
     pub annotations: HashMap<String, String>,
     /// The name of the user who created it (empty for root, as runc has it).
     pub owner: String,
+}
+
+impl State {
+    pub(crate) fn of(record: &Record, status: Status, pid: i32) -> Self {
+        Self {
+            oci_version: crate::OCI_VERSION.to_owned(),
+            id: record.id.clone(),
+            pid,
+            status,
+            bundle: record.bundle.clone(),
+            rootfs: record.rootfs.clone(),
+            created: record.created.clone(),
+            annotations: record.annotations.clone(),
+            owner: String::new(),
+        }
+    }
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopped => "stopped",
+        })
+    }
 }

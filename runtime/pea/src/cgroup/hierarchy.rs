@@ -1,0 +1,101 @@
+//! The hierarchies of this machine.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
+
+use crate::error::Error;
+
+/// Where every distribution mounts them.
+const MOUNTPOINT: &str = "/sys/fs/cgroup";
+
+/// What a hierarchy is there for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    /// cgroup v1 with controllers.
+    Controllers,
+    /// cgroup v1 with only a name (systemd's).
+    Named,
+    /// cgroup v2.
+    Unified,
+}
+
+/// One mounted hierarchy.
+#[derive(Clone, Debug)]
+pub struct Hierarchy {
+    mountpoint: PathBuf,
+    /// The mountpoint's name: its controllers, or its name.
+    name: String,
+    pub kind: Kind,
+}
+
+impl Hierarchy {
+    /// The directory of a cgroup in it.
+    pub fn dir(&self, path: &Path) -> PathBuf {
+        self.mountpoint.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// Whether it has that controller (v1).
+    pub fn controls(&self, controller: &str) -> bool {
+        self.kind == Kind::Controllers && self.name.split(',').any(|each| each == controller)
+    }
+
+    /// Which cgroup of it a process is in, by the text of its /proc/PID/cgroup (cgroups(7)).
+    pub fn member_of(&self, proc_cgroup: &str) -> Option<PathBuf> {
+        let ours = |controllers: &str| match self.kind {
+            Kind::Unified => controllers.is_empty(),
+            Kind::Named => controllers.strip_prefix("name=") == Some(&self.name),
+            Kind::Controllers => controllers.split(',').any(|each| self.controls(each)),
+        };
+        proc_cgroup.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
+            ours(controllers).then(|| PathBuf::from(path))
+        })
+    }
+}
+
+/// All hierarchies that are mounted. Looked up by directory: the machine's mount table may be long.
+pub fn all() -> Result<Vec<Hierarchy>, Error> {
+    let root = Path::new(MOUNTPOINT);
+    if let Some(hierarchy) = at(root) {
+        return Ok(vec![hierarchy]);
+    }
+    let entries =
+        fs::read_dir(root).map_err(|error| Error::io(format!("read {MOUNTPOINT} (is it mounted?)"), error))?;
+    // Links such as cpu -> cpu,cpuacct lead to a hierarchy that is there anyway.
+    Ok(entries
+        .flatten()
+        .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+        .filter_map(|entry| at(&entry.path()))
+        .collect())
+}
+
+fn at(mountpoint: &Path) -> Option<Hierarchy> {
+    let name = mountpoint.file_name()?.to_str()?.to_owned();
+    let kind = match statfs(mountpoint).ok()?.filesystem_type() {
+        CGROUP2_SUPER_MAGIC => Kind::Unified,
+        CGROUP_SUPER_MAGIC if mountpoint.join("cgroup.procs").exists() && name == "systemd" => Kind::Named,
+        CGROUP_SUPER_MAGIC => Kind::Controllers,
+        _ => return None,
+    };
+    Some(Hierarchy { mountpoint: mountpoint.to_owned(), name, kind })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_found_in_each_kind_of_hierarchy() {
+        let text = "7:cpu,cpuacct:/a\n2:name=systemd:/b:c\n0::/d\n";
+        let member =
+            |kind, name: &str| Hierarchy { mountpoint: PathBuf::new(), name: name.to_owned(), kind }.member_of(text);
+        assert_eq!(member(Kind::Controllers, "cpu,cpuacct"), Some(PathBuf::from("/a")));
+        assert_eq!(member(Kind::Controllers, "cpuacct"), Some(PathBuf::from("/a")));
+        assert_eq!(member(Kind::Controllers, "memory"), None);
+        assert_eq!(member(Kind::Named, "systemd"), Some(PathBuf::from("/b:c")));
+        assert_eq!(member(Kind::Unified, "unified"), Some(PathBuf::from("/d")));
+    }
+}

@@ -1,0 +1,73 @@
+//! `pea run`
+
+use clap::Args;
+
+use super::create::Creation;
+use super::foreground::Foreground;
+use super::terminal::Console;
+use crate::error::{Error, ErrorKind};
+use crate::{CreateOptions, Runtime};
+
+/// Create and start a container, wait for it, delete it
+#[derive(Debug, Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    creation: Creation,
+    /// Do not wait for it
+    #[arg(short, long)]
+    detach: bool,
+    /// Do not delete it when it has ended
+    #[arg(long)]
+    keep: bool,
+    /// Do not become the parent of processes the container leaves behind
+    #[arg(long)]
+    no_subreaper: bool,
+    /// The container's id
+    id: String,
+}
+
+pub fn run(runtime: &Runtime, arguments: Arguments) -> Result<u8, Error> {
+    match arguments.detach {
+        true => detached(runtime, &arguments).map(|()| 0),
+        false => foreground(runtime, &arguments),
+    }
+}
+
+fn detached(runtime: &Runtime, arguments: &Arguments) -> Result<(), Error> {
+    let Arguments { creation, id, .. } = arguments;
+    if creation.console_socket.is_none() && creation.terminal()? {
+        let text = "cannot allocate tty if pea will detach without setting console socket";
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
+    runtime.create(id, &creation.bundle, creation.options())?.finish()?;
+    start(runtime, id)
+}
+
+/// A container that does not start is of no use to anybody who asked for `run`.
+fn start(runtime: &Runtime, id: &str) -> Result<(), Error> {
+    runtime.start(id).inspect_err(|_| drop(runtime.delete(id, true)))
+}
+
+fn foreground(runtime: &Runtime, arguments: &Arguments) -> Result<u8, Error> {
+    let Arguments { creation, id, .. } = arguments;
+    // Given a console socket, the terminal is somebody else's to serve.
+    let console = match creation.console_socket.is_none() && creation.terminal()? {
+        true => Some(Console::listen()?),
+        false => None,
+    };
+    let own = console.as_ref().map(|console| console.path().to_owned());
+    let options = CreateOptions { console_socket: own.or(creation.console_socket.clone()), ..creation.options() };
+    let mut foreground = Foreground::begin()?;
+    let pid = runtime.create(id, &creation.bundle, options)?.finish()?;
+    if arguments.no_subreaper {
+        Foreground::adopt_no_more()?;
+    }
+    let ended = foreground.attach(pid, console).and_then(|()| {
+        runtime.start(id)?;
+        foreground.wait()
+    });
+    drop(foreground);
+    let deleted = if arguments.keep && ended.is_ok() { Ok(()) } else { runtime.delete(id, true) };
+    let code = ended?;
+    deleted.map(|()| code)
+}

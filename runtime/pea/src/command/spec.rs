@@ -1,0 +1,32 @@
+//! `pea spec`
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::json;
+use crate::error::{Error, ErrorKind};
+use crate::spec::default_spec;
+
+/// Write a config.json to start from
+#[derive(Debug, Args)]
+pub struct Arguments {
+    /// The directory to write it to
+    #[arg(short, long, default_value = ".")]
+    bundle: PathBuf,
+}
+
+pub fn run(arguments: &Arguments) -> Result<(), Error> {
+    let path = arguments.bundle.join("config.json");
+    let text = json(&default_spec())?;
+    let written = File::create_new(&path).and_then(|mut file| writeln!(file, "{text}"));
+    written.map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            let text = format!("{} exists; remove it first", path.display());
+            Error::new(ErrorKind::AlreadyExists, text)
+        }
+        _ => Error::io(format!("write {}", path.display()), error),
+    })
+}

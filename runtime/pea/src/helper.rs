@@ -1,0 +1,132 @@
+//! The helper child: a fork of the caller in which `create` and `exec` are done.
+//!
+//! Setting up a container changes the process that does it: its working directory, its umask, its cgroup, its
+//! keyring, its dumpable flag. A forked helper takes all that; the caller only ever sees the outcome.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+
+use crate::error::{Error, ErrorKind};
+use crate::pending::{Pending, children_of};
+use crate::sys;
+use crate::sys::process::{self, Fork};
+
+/// A report must fit into the pipe, for nobody reads until the helper has ended.
+const LONGEST_MESSAGE: usize = 16 * 1024;
+
+/// The descriptors the helper keeps of its caller's, besides 0, 1 and 2.
+#[derive(Default)]
+pub struct Kept {
+    /// What the container's 0, 1 and 2 shall be; the helper's own when absent.
+    pub stdio: [Option<OwnedFd>; 3],
+    /// How many descriptors after 2 are kept as they are.
+    pub preserve: u32,
+}
+
+/// Forks and does `work` in the child. The result is what `work` returns: the pid the caller asked for.
+pub fn spawn(mut kept: Kept, work: impl FnOnce(Kept) -> Result<i32, Error>) -> Result<Pending, Error> {
+    single_threaded()?;
+    for number in 3..3 + kept.preserve as RawFd {
+        if !sys::is_open(number) {
+            let text = format!("cannot preserve {} descriptors: {number} is not open", kept.preserve);
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+    }
+    let (read, mut write) =
+        pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|error| Error::io("make a pipe", error))?;
+    let mask = process::block_signals().map_err(|error| Error::io("block signals", error))?;
+    let fork = process::fork();
+    if let Ok(Fork::Child) = fork {
+        let outcome = settle(&mut kept, &mut write).and_then(|()| {
+            catch_unwind(AssertUnwindSafe(|| work(kept)))
+                .unwrap_or_else(|_| Err(Error::internal("a bug: the helper process panicked")))
+        });
+        let _ = File::from(write).write_all(&report(outcome));
+        process::exit_now(0);
+    }
+    let restored = process::restore_signals(&mask);
+    let Fork::Parent(pid) = fork.map_err(|error| Error::io("fork the helper process", error))? else {
+        process::exit_now(0);
+    };
+    let pidfd = process::pidfd_open(pid).map_err(|error| Error::io("open the helper's pidfd", error))?;
+    let pending = Pending::new(pid, pidfd, File::from(read));
+    restored.map_err(|error| Error::io("restore the signal mask", error))?;
+    Ok(pending)
+}
+
+/// A child of a threaded program may find any lock taken for ever; such a caller is refused.
+fn single_threaded() -> Result<(), Error> {
+    let tasks = fs::read_dir("/proc/self/task").map_err(|error| Error::io("read /proc/self/task", error))?;
+    match tasks.count() {
+        1 => Ok(()),
+        count => Err(Error::new(
+            ErrorKind::Unsupported,
+            format!(
+                "only a single-threaded process may create a container or execute in one; this one has {count} threads"
+            ),
+        )),
+    }
+}
+
+/// Makes the child a process of its own: default signals, and no descriptor but those agreed on.
+///
+/// A container's init keeps what the helper has until it executes the user's program, so a copy of another
+/// container's pipe would keep that pipe open for as long.
+fn settle(kept: &mut Kept, report: &mut OwnedFd) -> Result<(), Error> {
+    process::default_signals().map_err(|error| Error::io("reset the signals", error))?;
+    let lowest = 3 + kept.preserve as RawFd;
+    let wanted = kept.stdio.iter_mut().flatten().chain([report]);
+    let mut numbers = Vec::new();
+    for fd in wanted {
+        let copy =
+            sys::duplicate_above(fd.as_fd(), lowest).map_err(|error| Error::io("duplicate a descriptor", error))?;
+        numbers.push(copy.as_raw_fd() as u32);
+        // The old number is closed below with all the others.
+        std::mem::forget(std::mem::replace(fd, copy));
+    }
+    numbers.sort_unstable();
+    let mut first = lowest as u32;
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        if number > first {
+            sys::close_range(first, number - 1).map_err(|error| Error::io("close descriptors", error))?;
+        }
+        first = number.saturating_add(1);
+    }
+    Ok(())
+}
+
+fn report(outcome: Result<i32, Error>) -> Vec<u8> {
+    let outcome = outcome.map_err(|error| {
+        let text: String = error.to_string().chars().take(LONGEST_MESSAGE).collect();
+        Error::new(error.kind(), text)
+    });
+    serde_json::to_vec(&outcome).unwrap_or_default()
+}
+
+/// Reads what [`report`] wrote.
+pub fn parse_report(text: &[u8]) -> Result<i32, Error> {
+    match serde_json::from_slice::<Result<i32, Error>>(text) {
+        Ok(outcome) => outcome,
+        Err(error) => Err(Error::internal(format!("the helper's report makes no sense: {error}"))),
+    }
+}
+
+/// Kills and reaps every child of this (helper) process, so that a failure leaves none to the caller.
+pub fn end_children() {
+    loop {
+        for child in children_of(std::process::id() as i32) {
+            if let Ok(pidfd) = process::pidfd_open(child) {
+                let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+            }
+        }
+        // Fails once there is no child left.
+        if process::wait(-1, true).is_err() {
+            return;
+        }
+    }
+}

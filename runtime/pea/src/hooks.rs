@@ -1,0 +1,70 @@
+//! Hooks (runtime-spec, "POSIX-platform Hooks"): programs that are told of a container's life.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use oci_spec::runtime::Hook;
+
+use crate::error::Error;
+use crate::process::Plan;
+use crate::state::State;
+use crate::sys::process;
+
+/// Runs hooks one after the other, with the state on their standard input. The first failure ends it.
+///
+/// A hook without an environment of its own gets that of `program`, or none.
+pub fn run(kind: &str, hooks: &[Hook], state: &State, program: Option<&Plan>) -> Result<(), Error> {
+    for hook in hooks {
+        let what = format!("{kind} hook {}", hook.path().display());
+        run_one(hook, state, program).map_err(|reason| Error::internal(format!("{what}: {reason}")))?;
+    }
+    Ok(())
+}
+
+fn run_one(hook: &Hook, state: &State, program: Option<&Plan>) -> Result<(), String> {
+    let text = serde_json::to_vec(state).map_err(|error| error.to_string())?;
+    let mut child = command(hook, program).spawn().map_err(|error| crate::error::reason(&error))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A hook that does not read its state closes the pipe, which is no failure.
+        let _ = stdin.write_all(&text);
+    }
+    let seconds = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+    let status = wait(&mut child, seconds.map(Duration::from_secs))?;
+    match (status.code(), status.signal()) {
+        (Some(0), _) => Ok(()),
+        (Some(code), _) => Err(format!("ended with status {code}")),
+        (None, signal) => Err(format!("was killed by signal {}", signal.unwrap_or(0))),
+    }
+}
+
+fn command(hook: &Hook, program: Option<&Plan>) -> Command {
+    let mut command = Command::new(hook.path());
+    if let Some((name, arguments)) = hook.args().as_deref().and_then(<[String]>::split_first) {
+        command.arg0(name).args(arguments);
+    }
+    command.env_clear();
+    let inherited = program.map(|plan| plan.env.iter().map(|entry| entry.to_string_lossy().into_owned()).collect());
+    for entry in hook.env().clone().or(inherited).unwrap_or_default() {
+        let (name, value) = entry.split_once('=').unwrap_or((&entry, ""));
+        command.env(name, value);
+    }
+    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    command
+}
+
+fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<ExitStatus, String> {
+    if let Some(timeout) = timeout {
+        let pidfd = process::pidfd_open(child.id() as i32).map_err(|error| crate::error::reason(&error))?;
+        let limit = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
+        if poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], limit) == Ok(0) {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("did not end within {timeout:?}"));
+        }
+    }
+    child.wait().map_err(|error| crate::error::reason(&error))
+}

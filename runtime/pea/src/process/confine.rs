@@ -1,0 +1,237 @@
+//! The steps from a privileged process inside the container to the user's program.
+
+use std::ffi::{CStr, CString};
+use std::fs;
+use std::io::Write;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::{Mode, fstat, major, minor, umask};
+use nix::unistd::{Gid, Uid, chdir, execve, fchown, getcwd, setgroups, setresgid, setresuid};
+
+use super::capability::{self, SYS_ADMIN, Sets};
+use super::{Plan, home, lookup};
+use crate::engine;
+use crate::error::{Error, ErrorKind};
+use crate::sys::capability as kernel;
+use crate::sys::process;
+
+/// The process that confines itself.
+struct Init<'a> {
+    plan: &'a Plan,
+    /// The machine's /proc; the container's own could be anything.
+    proc: BorrowedFd<'a>,
+    inside_cwd: bool,
+}
+
+type Step = fn(&mut Init) -> Result<(), Error>;
+
+/// In this order. Each step needs privileges that a later one takes away.
+const STEPS: [(&str, Step); 11] = [
+    ("set the personality", set_personality),
+    ("set the security label", set_label),
+    ("enter the working directory", enter_cwd),
+    ("hand over the standard streams", own_stdio),
+    ("limit the bounding set", limit_bounding),
+    ("change the user", change_user),
+    ("enter the working directory", enter_cwd),
+    ("check the working directory", check_cwd),
+    ("set the umask", set_umask),
+    ("set no_new_privs", set_no_new_privs),
+    ("set the capabilities", set_capabilities),
+];
+
+/// Does everything but to install the seccomp filter and to execute the program, which is looked up.
+pub fn confine(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Launch, Error> {
+    let mut init = Init { plan, proc, inside_cwd: false };
+    for (name, step) in STEPS {
+        step(&mut init).map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))?;
+    }
+    let mut env = plan.env.clone();
+    if plan.variable("HOME").is_none_or(<[u8]>::is_empty) {
+        env.push(home::variable(plan.uid));
+    }
+    Ok(Launch {
+        program: lookup::program(plan)?,
+        args: plan.args.clone(),
+        env,
+        capabilities: plan.capabilities,
+        no_new_privileges: plan.no_new_privileges,
+        seccomp: plan.seccomp.clone(),
+    })
+}
+
+fn set_personality(init: &mut Init) -> Result<(), Error> {
+    match init.plan.personality {
+        Some(domain) => process::set_personality(domain).map_err(|error| Error::io("personality", error)),
+        None => Ok(()),
+    }
+}
+
+/// The label applies from the execve on.
+fn set_label(init: &mut Init) -> Result<(), Error> {
+    let labels = [
+        (&init.plan.apparmor, "exec ", &["thread-self/attr/apparmor/exec", "thread-self/attr/exec"][..]),
+        (&init.plan.selinux, "", &["thread-self/attr/exec"][..]),
+    ];
+    for (label, prefix, files) in labels {
+        let Some(label) = label else { continue };
+        let open = |file: &&str| openat(init.proc, *file, OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).ok();
+        let Some(fd) = files.iter().find_map(open) else {
+            return Err(Error::new(ErrorKind::Unsupported, format!("{label:?}: no security module takes labels")));
+        };
+        let written = fs::File::from(fd).write_all(format!("{prefix}{label}").as_bytes());
+        written.map_err(|error| Error::io(format!("{label:?}"), error))?;
+    }
+    Ok(())
+}
+
+/// Tried as root first, for a user may start in a directory he could not enter; then as the user, for root may be the
+/// one who cannot (a network file system).
+fn enter_cwd(init: &mut Init) -> Result<(), Error> {
+    if init.inside_cwd {
+        return Ok(());
+    }
+    let path = &init.plan.cwd;
+    let root = Uid::effective().is_root();
+    let mut entered = chdir(path);
+    if entered == Err(Errno::ENOENT) && init.plan.make_cwd && root {
+        fs::create_dir_all(path).map_err(|error| Error::io(format!("make directory {}", path.display()), error))?;
+        entered = chdir(path);
+    }
+    match entered {
+        Ok(()) => init.inside_cwd = true,
+        Err(Errno::EACCES | Errno::EPERM) if root && init.plan.uid != 0 => {}
+        Err(error) => return Err(Error::io(format!("chdir to {}", path.display()), error)),
+    }
+    Ok(())
+}
+
+/// A directory that was reached through a descriptor from outside shows here (the class of CVE-2024-21626).
+fn check_cwd(_: &mut Init) -> Result<(), Error> {
+    match getcwd() {
+        Ok(path) if path.is_absolute() => Ok(()),
+        _ => Err(Error::spec("process.cwd: this is outside of the container's root")),
+    }
+}
+
+/// So that the user can open /dev/stdout again. Where nothing is to be owned (sockets, read-only files) so be it.
+fn own_stdio(init: &mut Init) -> Result<(), Error> {
+    let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
+    for fd in [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()] {
+        let Ok(stat) = fstat(fd) else { continue };
+        let null = (major(stat.st_rdev), minor(stat.st_rdev)) == (1, 3);
+        if stat.st_uid != init.plan.uid && !null {
+            let _ = fchown(fd, Some(Uid::from_raw(init.plan.uid)), None);
+        }
+    }
+    Ok(())
+}
+
+fn limit_bounding(init: &mut Init) -> Result<(), Error> {
+    for number in 0..u64::BITS {
+        if init.plan.capabilities.bounding & (1 << number) == 0 && kernel::exists(number) {
+            kernel::drop_bounding(number).map_err(|error| Error::io(format!("capability {number}"), error))?;
+        }
+    }
+    Ok(())
+}
+
+/// The permitted set survives the change, for the last steps.
+fn change_user(init: &mut Init) -> Result<(), Error> {
+    let plan = init.plan;
+    let (uid, gid) = (Uid::from_raw(plan.uid), Gid::from_raw(plan.gid));
+    let groups: Vec<Gid> = plan.groups.iter().copied().map(Gid::from_raw).collect();
+    nix::sys::prctl::set_keepcaps(true).map_err(|error| Error::io("keep the capabilities", error))?;
+    match setgroups(&groups) {
+        // A user namespace made without privilege may forbid it (user_namespaces(7)); there is nothing to set then.
+        Err(Errno::EPERM) if groups.is_empty() && setgroups_denied(init.proc) => {}
+        Err(error) => return Err(Error::io(format!("set the groups {:?}", plan.groups), error)),
+        Ok(()) => {}
+    }
+    setresgid(gid, gid, gid).map_err(|error| Error::io(format!("become group {gid}"), error))?;
+    setresuid(uid, uid, uid).map_err(|error| Error::io(format!("become user {uid}"), error))?;
+    nix::sys::prctl::set_keepcaps(false).map_err(|error| Error::io("stop keeping the capabilities", error))
+}
+
+fn setgroups_denied(proc: BorrowedFd<'_>) -> bool {
+    let file = openat(proc, "thread-self/setgroups", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty());
+    file.map(fs::File::from).is_ok_and(|file| std::io::read_to_string(file).is_ok_and(|text| text.trim() == "deny"))
+}
+
+fn set_umask(init: &mut Init) -> Result<(), Error> {
+    if let Some(mask) = init.plan.umask {
+        umask(Mode::from_bits_truncate(mask));
+    }
+    Ok(())
+}
+
+fn set_no_new_privs(init: &mut Init) -> Result<(), Error> {
+    if init.plan.no_new_privileges {
+        nix::sys::prctl::set_no_new_privs().map_err(|error| Error::io("prctl", error))?;
+    }
+    Ok(())
+}
+
+/// Exactly the sets given; only the right to install the filter stays for as long as it is needed.
+fn set_capabilities(init: &mut Init) -> Result<(), Error> {
+    let sets = init.plan.capabilities;
+    let known =
+        |bits: u64| capability::numbers(bits).filter(|number| kernel::exists(*number)).fold(0, |all, n| all | 1 << n);
+    let keep = if init.plan.seccomp.is_some() && !init.plan.no_new_privileges { SYS_ADMIN } else { 0 };
+    kernel::set(known(sets.effective) | keep, known(sets.permitted) | keep, known(sets.inheritable))
+        .map_err(|error| Error::io("capset", error))?;
+    kernel::clear_ambient().map_err(|error| Error::io("clear the ambient set", error))?;
+    for number in capability::numbers(known(sets.ambient)) {
+        kernel::raise_ambient(number).map_err(|error| {
+            Error::io(format!("ambient capability {number} (it must be permitted and inheritable too)"), error)
+        })?;
+    }
+    Ok(())
+}
+
+/// A confined process, ready for its program.
+pub struct Launch {
+    program: CString,
+    args: Vec<CString>,
+    env: Vec<CString>,
+    capabilities: Sets,
+    no_new_privileges: bool,
+    seccomp: Option<oci_spec::runtime::LinuxSeccomp>,
+}
+
+impl Launch {
+    /// Installs the filter and executes the program; comes back only with an error.
+    ///
+    /// The filter is the last thing before the program, so it need not allow what the steps above do.
+    pub fn run(&self) -> Error {
+        match self.filter() {
+            Ok(()) => {}
+            Err(error) => return error,
+        }
+        let Err(error) = execve(&self.program, &self.args, &self.env);
+        execution_error(&self.program, error)
+    }
+
+    fn filter(&self) -> Result<(), Error> {
+        let Some(seccomp) = &self.seccomp else { return Ok(()) };
+        engine::load_seccomp(seccomp)?;
+        if self.no_new_privileges {
+            return Ok(());
+        }
+        let sets = self.capabilities;
+        kernel::set(sets.effective, sets.permitted, sets.inheritable)
+            .map_err(|error| Error::io("set the capabilities (does the seccomp filter allow capset?)", error))
+    }
+}
+
+fn execution_error(program: &CStr, error: Errno) -> Error {
+    let kind = match error {
+        Errno::ENOENT | Errno::ENOTDIR => ErrorKind::CommandNotFound,
+        Errno::EACCES | Errno::ENOEXEC | Errno::EPERM | Errno::EISDIR => ErrorKind::CommandNotExecutable,
+        _ => ErrorKind::Internal,
+    };
+    let text = crate::error::reason(&error.into());
+    Error::new(kind, format!("exec {:?}: {text}", program.to_string_lossy()))
+}

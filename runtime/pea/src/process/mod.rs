@@ -1,0 +1,13 @@
+//! What a process of a container becomes before it runs the user's program: the same for the container's first
+//! process and for those executed later.
+
+pub mod capability;
+mod confine;
+mod console;
+mod home;
+mod lookup;
+mod plan;
+
+pub use confine::{Launch, confine};
+pub use console::{connect, open as open_console};
+pub use plan::Plan;

@@ -1,0 +1,183 @@
+//! What is to become of a process: everything computed before the first fork.
+
+use std::ffi::CString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{Linux, LinuxPersonalityDomain, LinuxSeccomp, LinuxSeccompAction, PosixRlimitType, Process};
+
+use super::capability::Sets;
+use crate::error::{Error, ErrorKind, reason};
+use crate::sys::process;
+
+/// One resource limit, as prlimit(2) takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    kind: PosixRlimitType,
+    soft: u64,
+    hard: u64,
+}
+
+/// How a process of a container is to be set up.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub args: Vec<CString>,
+    /// In the order given; duplicates stay.
+    pub env: Vec<CString>,
+    pub cwd: PathBuf,
+    /// Make the working directory when it is not there (the first process only).
+    pub make_cwd: bool,
+    pub terminal: bool,
+    pub uid: u32,
+    pub gid: u32,
+    pub groups: Vec<u32>,
+    pub umask: Option<u32>,
+    pub capabilities: Sets,
+    pub no_new_privileges: bool,
+    pub seccomp: Option<LinuxSeccomp>,
+    pub apparmor: Option<String>,
+    pub selinux: Option<String>,
+    pub personality: Option<libc::c_ulong>,
+    limits: Vec<Limit>,
+    oom_score_adj: Option<i32>,
+}
+
+impl Plan {
+    /// The plan for `process` in a container of that specification.
+    pub fn new(process: &Process, linux: Option<&Linux>) -> Result<Self, Error> {
+        crate::spec::check_process(process)?;
+        let user = process.user();
+        let seccomp = linux.and_then(|linux| linux.seccomp().clone());
+        seccomp.as_ref().map_or(Ok(()), check_seccomp)?;
+        Ok(Self {
+            args: strings("process.args", process.args().iter().flatten())?,
+            env: strings("process.env", process.env().iter().flatten())?,
+            cwd: process.cwd().clone(),
+            make_cwd: false,
+            terminal: process.terminal().unwrap_or(false),
+            uid: user.uid(),
+            gid: user.gid(),
+            groups: user.additional_gids().clone().unwrap_or_default(),
+            umask: user.umask(),
+            capabilities: Sets::new(process.capabilities().as_ref()),
+            no_new_privileges: process.no_new_privileges().unwrap_or(false),
+            seccomp,
+            apparmor: apparmor(process)?,
+            selinux: selinux(process),
+            personality: linux.and_then(personality),
+            limits: limits(process)?,
+            oom_score_adj: process.oom_score_adj(),
+        })
+    }
+
+    /// The value of an environment variable: the last one given counts, as for getenv in most programs.
+    pub fn variable(&self, name: &str) -> Option<&[u8]> {
+        let value = |entry: &'_ CString| -> Option<usize> {
+            let rest = entry.to_bytes().strip_prefix(name.as_bytes())?;
+            rest.starts_with(b"=").then_some(name.len() + 1)
+        };
+        self.env.iter().rev().find_map(|entry| value(entry).map(|start| &entry.to_bytes()[start..]))
+    }
+
+    /// Sets the limits of a process from outside: raising one takes a privilege of the machine, not of the container.
+    pub fn limit(&self, pid: i32) -> Result<(), Error> {
+        for limit in &self.limits {
+            process::set_limit(pid, resource(limit.kind), limit.soft, limit.hard).map_err(|error| {
+                let what = format!("set {} to {} (hard {})", limit.kind, limit.soft, limit.hard);
+                Error::io(what, error)
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Sets this process's badness for the out-of-memory killer, which its children inherit.
+    ///
+    /// Lowering takes CAP_SYS_RESOURCE. Where that is missing, the container keeps the value of its creator rather
+    /// than not to start at all: it is then killed no later than asked for.
+    pub fn adjust_oom_score(&self) -> Result<(), Error> {
+        const FILE: &str = "/proc/self/oom_score_adj";
+        let Some(wanted) = self.oom_score_adj else { return Ok(()) };
+        let Err(error) = fs::write(FILE, wanted.to_string()) else { return Ok(()) };
+        let now = fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        let refused = matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM));
+        if refused && now.is_some_and(|now| wanted < now) {
+            return Ok(());
+        }
+        Err(Error::spec(format!("process.oomScoreAdj: write {wanted} to {FILE}: {}", reason(&error))))
+    }
+}
+
+fn strings<'a>(what: &str, texts: impl Iterator<Item = &'a String>) -> Result<Vec<CString>, Error> {
+    let convert = |text: &String| {
+        CString::new(text.as_bytes()).map_err(|_| Error::spec(format!("{what}: {text:?} has a NUL byte in it")))
+    };
+    texts.map(convert).collect()
+}
+
+/// A filter that asks somebody else needs a listener, whom the engine does not serve yet.
+fn check_seccomp(seccomp: &LinuxSeccomp) -> Result<(), Error> {
+    let rules = seccomp.syscalls().iter().flatten();
+    if rules.map(|rule| rule.action()).any(|action| action == LinuxSeccompAction::ScmpActNotify) {
+        let text = "config.json: linux.seccomp: SCMP_ACT_NOTIFY is not supported yet";
+        return Err(Error::new(ErrorKind::Unsupported, text));
+    }
+    Ok(())
+}
+
+fn apparmor(process: &Process) -> Result<Option<String>, Error> {
+    let profile = process.apparmor_profile().clone().filter(|profile| !profile.is_empty());
+    let Some(profile) = profile else { return Ok(None) };
+    let enabled = fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
+    if enabled {
+        return Ok(Some(profile));
+    }
+    let text =
+        format!("process.apparmorProfile: {profile:?} is asked for, but AppArmor is not enabled on this machine");
+    Err(Error::new(ErrorKind::Unsupported, text))
+}
+
+/// A label on a machine without SELinux is ignored, as everywhere.
+fn selinux(process: &Process) -> Option<String> {
+    let label = process.selinux_label().clone().filter(|label| !label.is_empty())?;
+    Path::new("/sys/fs/selinux/enforce").exists().then_some(label)
+}
+
+fn personality(linux: &Linux) -> Option<libc::c_ulong> {
+    const PER_LINUX32: libc::c_ulong = 0x0008;
+    linux.personality().as_ref().map(|personality| match personality.domain() {
+        LinuxPersonalityDomain::PerLinux => 0,
+        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
+    })
+}
+
+fn limits(process: &Process) -> Result<Vec<Limit>, Error> {
+    let mut limits: Vec<Limit> = Vec::new();
+    for given in process.rlimits().iter().flatten() {
+        if limits.iter().any(|limit| limit.kind == given.typ()) {
+            return Err(Error::spec(format!("process.rlimits: {} is there twice", given.typ())));
+        }
+        limits.push(Limit { kind: given.typ(), soft: given.soft(), hard: given.hard() });
+    }
+    Ok(limits)
+}
+
+fn resource(kind: PosixRlimitType) -> u32 {
+    match kind {
+        PosixRlimitType::RlimitCpu => libc::RLIMIT_CPU,
+        PosixRlimitType::RlimitFsize => libc::RLIMIT_FSIZE,
+        PosixRlimitType::RlimitData => libc::RLIMIT_DATA,
+        PosixRlimitType::RlimitStack => libc::RLIMIT_STACK,
+        PosixRlimitType::RlimitCore => libc::RLIMIT_CORE,
+        PosixRlimitType::RlimitRss => libc::RLIMIT_RSS,
+        PosixRlimitType::RlimitNproc => libc::RLIMIT_NPROC,
+        PosixRlimitType::RlimitNofile => libc::RLIMIT_NOFILE,
+        PosixRlimitType::RlimitMemlock => libc::RLIMIT_MEMLOCK,
+        PosixRlimitType::RlimitAs => libc::RLIMIT_AS,
+        PosixRlimitType::RlimitLocks => libc::RLIMIT_LOCKS,
+        PosixRlimitType::RlimitSigpending => libc::RLIMIT_SIGPENDING,
+        PosixRlimitType::RlimitMsgqueue => libc::RLIMIT_MSGQUEUE,
+        PosixRlimitType::RlimitNice => libc::RLIMIT_NICE,
+        PosixRlimitType::RlimitRtprio => libc::RLIMIT_RTPRIO,
+        PosixRlimitType::RlimitRttime => libc::RLIMIT_RTTIME,
+    }
+}

@@ -1,0 +1,36 @@
+//! Unix sockets whose path may be longer than the 107 bytes an address holds.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+/// The directory of `path`, held open, and a short name for the socket in it.
+///
+/// Going through the descriptor leaves the working directory alone.
+fn short(path: &Path) -> io::Result<(File, PathBuf)> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+    let dir = open_dir(dir)?;
+    let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name);
+    Ok((dir, path))
+}
+
+/// Opens a directory only to look things up in it.
+pub fn open_dir(path: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(path)
+}
+
+/// Connects to the socket at `path`.
+pub fn connect(path: &Path) -> io::Result<UnixStream> {
+    let (_dir, short) = short(path)?;
+    UnixStream::connect(short)
+}
+
+/// Listens at `path`, which must not exist.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    let (_dir, short) = short(path)?;
+    UnixListener::bind(short)
+}

@@ -1,0 +1,110 @@
+//! The bundle's `config.json`: reading it, checking it, and what `spec` writes.
+
+mod default;
+mod rootfs;
+mod shadow;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+pub use default::default_spec;
+pub use rootfs::check as check_rootfs;
+pub use shadow::shadow;
+
+use crate::error::Error;
+use crate::process::capability;
+
+/// Reads the specification of a bundle.
+pub fn load(bundle: &Path) -> Result<Spec, Error> {
+    let path = bundle.join("config.json");
+    let text = fs::read(&path)
+        .map_err(|error| Error::spec(format!("bundle: read {}: {}", path.display(), crate::error::reason(&error))))?;
+    parse(&text, &path)
+}
+
+/// Reads a specification; `path` is for the error's text.
+pub fn parse(text: &[u8], path: &Path) -> Result<Spec, Error> {
+    let mut value: Value = decode(text, path)?;
+    if let Some(process) = value.get_mut("process") {
+        complete(process);
+    }
+    typed(value, path)
+}
+
+/// Reads a process description (`exec --process`).
+pub fn parse_process(text: &[u8], path: &Path) -> Result<Process, Error> {
+    let mut value: Value = decode(text, path)?;
+    complete(&mut value);
+    typed(value, path)
+}
+
+fn decode(text: &[u8], path: &Path) -> Result<Value, Error> {
+    serde_json::from_slice(text).map_err(|error| Error::spec(format!("{}: not JSON: {error}", path.display())))
+}
+
+fn typed<T: DeserializeOwned>(value: Value, path: &Path) -> Result<T, Error> {
+    serde_json::from_value(value).map_err(|error| Error::spec(format!("{}: {error}", path.display())))
+}
+
+/// Fills in what other runtimes let callers leave out, and forgets capabilities no kernel has: a name from a newer
+/// kernel is no reason to refuse the container, and not granting it is always safe.
+fn complete(process: &mut Value) {
+    let Some(process) = process.as_object_mut() else { return };
+    process.entry("user").or_insert_with(|| json!({}));
+    process.entry("cwd").or_insert_with(|| json!("/"));
+    let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
+    for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
+        if let Some(names) = set.as_array_mut() {
+            names.retain(|name| name.as_str().is_some_and(|name| capability::number(name).is_some()));
+        }
+    }
+}
+
+/// Refuses what could not be served, before anything is made.
+pub fn check(spec: &Spec) -> Result<(), Error> {
+    if !spec.version().starts_with("1.") {
+        return Err(Error::spec(format!("config.json: ociVersion {:?}: only 1.x is supported", spec.version())));
+    }
+    let Some(linux) = spec.linux() else { return Err(Error::spec("config.json: linux: missing")) };
+    let process = spec.process().as_ref().ok_or_else(|| Error::spec("config.json: process: missing"))?;
+    check_process(process).map_err(|error| Error::spec(format!("config.json: {error}")))?;
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    // Without one the container's mounts would be the machine's.
+    if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
+        return Err(Error::spec("config.json: linux.namespaces: a namespace of type \"mount\" is required"));
+    }
+    for (index, namespace) in namespaces.iter().enumerate() {
+        if namespaces[..index].iter().any(|earlier| earlier.typ() == namespace.typ()) {
+            let text = format!("config.json: linux.namespaces: \"{}\" is there twice", namespace.typ());
+            return Err(Error::spec(text));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a process no kernel could start.
+pub fn check_process(process: &Process) -> Result<(), Error> {
+    match process.args().as_deref() {
+        None | Some([]) => return Err(Error::spec("process.args: must not be empty")),
+        Some(_) => {}
+    }
+    if !process.cwd().is_absolute() {
+        return Err(Error::spec(format!("process.cwd: {} is not absolute", process.cwd().display())));
+    }
+    Ok(())
+}
+
+/// The absolute path of the container's cgroup, the same in every hierarchy: `cgroupsPath`, or the id.
+pub fn cgroups_path(spec: &Spec, id: &str) -> Result<PathBuf, Error> {
+    let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()).unwrap_or_default();
+    let path = match given.as_os_str().is_empty() {
+        true => Path::new("/").join(id),
+        false => Path::new("/").join(given),
+    };
+    crate::cgroup::checked(&path)?;
+    Ok(path)
+}

@@ -1,0 +1,69 @@
+//! The lock that serialises changes to one container.
+
+use std::fs::File;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+
+use crate::error::{Error, ErrorKind};
+
+/// Hooks run under the lock, so waiting for a while is normal; for longer, something hangs.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+/// An exclusive flock. Dropping it unlocks, also for the children that inherited the descriptor: a container's
+/// init keeps its helper's descriptors until the user's program starts.
+#[derive(Debug)]
+pub struct Lock(Flock<File>);
+
+impl Lock {
+    /// Takes the lock within the deadline.
+    ///
+    /// The kernel has no flock with a timeout and no event for its release, and a signal-driven alarm would change
+    /// the caller; so this one wait tries again and again, ever more slowly.
+    pub fn take(path: &Path) -> Result<Self, Error> {
+        let end = Instant::now() + DEADLINE;
+        let mut pause = Duration::from_millis(1);
+        let mut file = open(path)?;
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Self(lock)),
+                Err((file, nix::Error::EWOULDBLOCK)) if Instant::now() < end => file,
+                Err((_, nix::Error::EWOULDBLOCK)) => {
+                    let text = format!("{} has been held by another operation for {DEADLINE:?}", path.display());
+                    return Err(Error::new(ErrorKind::Busy, text));
+                }
+                Err((_, error)) => return Err(Error::io(format!("lock {}", path.display()), error)),
+            };
+            thread::sleep(pause);
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
+    }
+
+    /// The number of its descriptor.
+    pub fn number(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+
+    /// Whether somebody holds it now.
+    pub fn is_taken(path: &Path) -> bool {
+        let Ok(file) = File::open(path) else { return false };
+        matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, nix::Error::EWOULDBLOCK)))
+    }
+
+    /// Whether the file at `path` is still the one that was locked.
+    pub fn is_at(&self, path: &Path) -> bool {
+        match (self.0.metadata(), path.metadata()) {
+            (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
+            _ => false,
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File, Error> {
+    let file = File::options().read(true).append(true).create(true).open(path);
+    file.map_err(|error| Error::io(format!("open {}", path.display()), error))
+}

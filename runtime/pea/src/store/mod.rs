@@ -1,0 +1,208 @@
+//! What is kept on disk of each container.
+//!
+//! ```text
+//! <root>/<id>/state.json    the record; replaced by rename
+//! <root>/<id>/config.json   the specification as it was at create
+//! <root>/<id>/lock          who changes the container holds this (flock)
+//! <root>/<id>/engine/       private to the engine
+//! <root>/@<id>.<pid>/       a container directory being prepared; not yet there for anybody
+//! ```
+//!
+//! A container exists from the moment its directory, complete with record and specification, is renamed into place.
+
+mod lock;
+mod record;
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use oci_spec::runtime::Spec;
+
+pub use lock::Lock;
+pub use record::{Init, Record};
+
+use crate::error::{Error, ErrorKind};
+
+const RECORD: &str = "state.json";
+const SPEC: &str = "config.json";
+const LOCK: &str = "lock";
+
+/// The longest id; with it a directory name stays within the kernel's 255 bytes.
+const LONGEST_ID: usize = 200;
+
+/// The directory of one container.
+#[derive(Clone, Debug)]
+pub struct Container {
+    root: PathBuf,
+    id: String,
+}
+
+impl Container {
+    /// The container of that id, existing or not; refuses what is not an id.
+    pub fn new(root: &Path, id: &str) -> Result<Self, Error> {
+        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+        if id.is_empty() || id == "." || id == ".." || id.len() > LONGEST_ID || !id.chars().all(legal) {
+            let text = format!("invalid container id {id:?}: letters, digits and _ + - . only, {LONGEST_ID} at most");
+            return Err(Error::new(ErrorKind::InvalidArgument, text));
+        }
+        Ok(Self { root: root.to_owned(), id: id.to_owned() })
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.root.join(&self.id)
+    }
+
+    /// Where the engine keeps what only it understands.
+    pub fn engine_dir(&self) -> PathBuf {
+        self.dir().join("engine")
+    }
+
+    fn staging(&self) -> PathBuf {
+        self.root.join(format!("@{}.{}", self.id, std::process::id()))
+    }
+
+    /// Brings the container into existence, locked, or says that there is one already.
+    pub fn reserve(&self, record: &Record, spec: &[u8]) -> Result<Lock, Error> {
+        if self.dir().exists() {
+            return Err(self.already_exists());
+        }
+        make_dir(&self.root)?;
+        self.sweep();
+        let staging = self.staging();
+        let staged = self.stage(&staging, record, spec).and_then(|lock| {
+            match renameat2(AT_FDCWD, &staging, AT_FDCWD, &self.dir(), RenameFlags::RENAME_NOREPLACE) {
+                Ok(()) => Ok(lock),
+                Err(nix::Error::EEXIST) => Err(self.already_exists()),
+                Err(error) => Err(Error::io(format!("rename {} into place", staging.display()), error)),
+            }
+        });
+        if staged.is_err() {
+            let _ = fs::remove_dir_all(&staging);
+        }
+        staged
+    }
+
+    fn already_exists(&self) -> Error {
+        let text = format!("container with id exists: \"{}\"; delete it first, or choose another id", self.id);
+        Error::new(ErrorKind::AlreadyExists, text)
+    }
+
+    fn stage(&self, staging: &Path, record: &Record, spec: &[u8]) -> Result<Lock, Error> {
+        make_dir(staging)?;
+        let lock = Lock::take(&staging.join(LOCK))?;
+        replace(&staging.join(SPEC), spec)?;
+        replace(&staging.join(RECORD), &record.encode()?)?;
+        make_dir(&staging.join("engine"))?;
+        Ok(lock)
+    }
+
+    /// Removes what creations of this id left half prepared when they were killed.
+    pub fn sweep(&self) {
+        let prefix = format!("@{}.", self.id);
+        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
+            if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
+    /// Waits (seconds at most) for the right to change the container.
+    pub fn lock(&self) -> Result<Lock, Error> {
+        let path = self.dir().join(LOCK);
+        if !self.dir().exists() {
+            return Err(Error::does_not_exist(&self.id));
+        }
+        let lock = Lock::take(&path).map_err(|error| match self.dir().exists() {
+            true => error,
+            false => Error::does_not_exist(&self.id),
+        })?;
+        // Whoever held it before may have deleted the container.
+        if lock.is_at(&path) { Ok(lock) } else { Err(Error::does_not_exist(&self.id)) }
+    }
+
+    /// Whether somebody holds the lock now.
+    pub fn is_locked(&self) -> bool {
+        Lock::is_taken(&self.dir().join(LOCK))
+    }
+
+    pub fn record(&self) -> Result<Record, Error> {
+        let path = self.dir().join(RECORD);
+        match fs::read(&path) {
+            Ok(text) => Record::decode(&text).map_err(|error| Error::internal(format!("{}: {error}", path.display()))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::does_not_exist(&self.id)),
+            Err(error) => Err(Error::io(format!("read {}", path.display()), error)),
+        }
+    }
+
+    pub fn save(&self, record: &Record, _held: &Lock) -> Result<(), Error> {
+        replace(&self.dir().join(RECORD), &record.encode()?)
+    }
+
+    /// The specification as it was at create.
+    pub fn spec(&self) -> Result<Spec, Error> {
+        let path = self.dir().join(SPEC);
+        let text = fs::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::does_not_exist(&self.id),
+            _ => Error::io(format!("read {}", path.display()), error),
+        })?;
+        crate::spec::parse(&text, &path)
+    }
+
+    /// Removes the directory; content with there being none.
+    pub fn remove(&self) -> Result<(), Error> {
+        let (dir, away) = (self.dir(), self.staging());
+        // Renamed first: a container is there with all its files, or not at all.
+        match fs::rename(&dir, &away) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(Error::io(format!("rename {} away", dir.display()), error)),
+        }
+        fs::remove_dir_all(&away).map_err(|error| Error::io(format!("remove {}", away.display()), error))
+    }
+}
+
+/// The ids of all containers under `root`, sorted; none when there is no such directory.
+pub fn ids(root: &Path) -> Result<Vec<String>, Error> {
+    let entries = match fs::read_dir(root) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(Error::io(format!("read {}", root.display()), error)),
+    };
+    let mut ids: Vec<String> = entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| Container::new(root, name).is_ok() && root.join(name).join(RECORD).exists())
+        .collect();
+    ids.sort();
+    Ok(ids)
+}
+
+fn make_dir(path: &Path) -> Result<(), Error> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(path);
+    made.map_err(|error| Error::io(format!("make directory {}", path.display()), error))
+}
+
+/// Writes a file that is there whole or not at all.
+pub fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
+    let write = || -> io::Result<()> {
+        let mut options = File::options();
+        options.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+        options.open(&temporary)?.write_all(content)?;
+        fs::rename(&temporary, path)
+    };
+    write().map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        Error::io(format!("write {}", path.display()), error)
+    })
+}

@@ -1,0 +1,102 @@
+//! The record of one container: `state.json`.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// All that later commands need to know of a container. Later versions add fields with defaults.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Record {
+    pub id: String,
+    pub bundle: PathBuf,
+    pub rootfs: PathBuf,
+    /// RFC 3339, UTC.
+    pub created: String,
+    /// Where its cgroup is, in every hierarchy; absolute.
+    pub cgroup: PathBuf,
+    #[serde(default)]
+    pub annotations: HashMap<String, String>,
+    /// Known once the environment stands.
+    #[serde(default)]
+    pub init: Option<Init>,
+    /// Whether the user's program was let go.
+    #[serde(default)]
+    pub started: bool,
+}
+
+impl Record {
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        serde_json::to_vec(self).map_err(|error| Error::internal(format!("encode the state: {error}")))
+    }
+
+    pub fn decode(text: &[u8]) -> Result<Self, serde_json::Error> {
+        serde_json::from_slice(text)
+    }
+
+    /// The init, if it is that very process which still runs.
+    pub fn living_init(&self) -> Option<i32> {
+        self.init.filter(Init::is_alive).map(|init| init.pid)
+    }
+}
+
+/// A process that cannot be mistaken for a later one of the same number.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Init {
+    pub pid: i32,
+    /// Field 22 of /proc/PID/stat: clock ticks since boot.
+    pub start_time: u64,
+}
+
+impl Init {
+    /// The process that has this pid now; `None` when there is none, or when it has ended and waits to be reaped.
+    pub fn of(pid: i32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let start_time = parse_stat(&stat)?;
+        Some(Self { pid, start_time })
+    }
+
+    pub fn is_alive(&self) -> bool {
+        Self::of(self.pid) == Some(*self)
+    }
+}
+
+/// The start time out of proc_pid_stat(5), for a process that is not dead.
+fn parse_stat(stat: &str) -> Option<u64> {
+    // The name, in parentheses, may itself hold spaces and parentheses.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if matches!(fields.next()?, "Z" | "X" | "x") {
+        return None;
+    }
+    // Field 22; the state was field 3.
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_name_cannot_forge_its_start_time() {
+        let stat =
+            "7 (evil) R 1 2) S 1 7 7 0 -1 4194560 103 0 0 0 0 0 0 0 20 0 1 0 4242 2703360 90 18446744073709551615";
+        assert_eq!(parse_stat(stat), Some(4242));
+    }
+
+    #[test]
+    fn a_zombie_is_not_alive() {
+        assert_eq!(parse_stat("7 (true) Z 1 7 7 0 -1 4194560 103 0 0 0 0 0 0 0 20 0 1 0 4242 0 0"), None);
+    }
+
+    #[test]
+    fn this_process_is_itself_and_not_a_later_one() {
+        let own = Init::of(std::process::id() as i32).expect("this process is alive");
+        assert!(own.is_alive());
+        assert!(!Init { start_time: own.start_time + 1, ..own }.is_alive());
+    }
+}

@@ -1,0 +1,63 @@
+//! System calls that have no safe wrapper elsewhere: each a thin typed function.
+//!
+//! This is the only place of the crate with unsafe code.
+#![allow(unsafe_code)]
+
+pub mod capability;
+pub mod process;
+pub mod tty;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+/// Turns the kernel's "-1 and errno" into a result.
+fn check(result: libc::c_long) -> io::Result<libc::c_long> {
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+/// Takes ownership of a descriptor that a system call has just returned.
+fn own(fd: libc::c_long) -> OwnedFd {
+    // SAFETY: the caller has it from the kernel this moment; nobody else knows the number.
+    unsafe { OwnedFd::from_raw_fd(fd as RawFd) }
+}
+
+/// A copy of `fd` at number `lowest` or above, closed on exec.
+pub fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers.
+    let copy = check(unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) }.into())?;
+    Ok(own(copy))
+}
+
+/// Makes descriptor `number` (one of 0, 1, 2) refer to what `fd` does.
+pub fn set_stdio(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: plain integers; 0, 1 and 2 are never owned by a value that closes them.
+    check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
+}
+
+/// Whether this process has a descriptor of that number.
+pub fn is_open(number: RawFd) -> bool {
+    // SAFETY: asks only.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+/// Closes every descriptor from `first` to `last`.
+///
+/// Only for a forked child that will never run the destructors of the values which own them.
+pub fn close_range(first: u32, last: u32) -> io::Result<()> {
+    // SAFETY: see the function's condition; the numbers are not used again.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Has every descriptor from `first` on closed by the next execve.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: sets a flag only.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
+/// The kind of namespace behind `fd`, as its CLONE_NEW* flag (ioctl_ns(2)).
+pub fn namespace_type(fd: &File) -> io::Result<i32> {
+    const NS_GET_NSTYPE: libc::Ioctl = 0xb703;
+    // SAFETY: the request takes no argument.
+    check(unsafe { libc::ioctl(fd.as_raw_fd(), NS_GET_NSTYPE) }.into()).map(|kind| kind as i32)
+}

@@ -1,0 +1,144 @@
+//! Processes: forking, handles, signals, limits, session keyrings.
+
+use std::ffi::CStr;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr;
+
+use super::{check, own};
+
+/// Which side of a fork this is.
+pub enum Fork {
+    Child,
+    Parent(i32),
+}
+
+/// fork(2). The caller has made sure that this process has one thread.
+pub fn fork() -> io::Result<Fork> {
+    // SAFETY: with a single thread no lock can be held by anybody else, so the child may do all the parent may.
+    match check(unsafe { libc::fork() }.into())? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as i32)),
+    }
+}
+
+/// Forks a sibling: its parent is this process's parent (CLONE_PARENT).
+pub fn fork_sibling() -> io::Result<Fork> {
+    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM and with a null stack this is fork(2); single-threaded as above.
+    match check(unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_long, 0, 0, 0, 0) })? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as i32)),
+    }
+}
+
+/// Ends this process at once: no destructors, no atexit handlers of the program that was forked.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: does not return.
+    unsafe { libc::_exit(code) }
+}
+
+/// A handle of a process. It stays that process's even after its number is given to another.
+pub fn pidfd_open(pid: i32) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_pidfd_open, pid, 0) }).map(own)
+}
+
+/// Sends any signal (real-time ones too) to the process behind the handle.
+pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    let info = ptr::null::<libc::siginfo_t>();
+    // SAFETY: a null siginfo is allowed and means "as kill(2)".
+    check(unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, info, 0) }).map(drop)
+}
+
+/// How a child ended.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Exit {
+    pub pid: i32,
+    /// The exit code, or 128 and the signal's number, as shells have it.
+    pub code: i32,
+}
+
+/// waitpid(2): `Ok(None)` when `block` is false and no such child has ended yet.
+///
+/// nix's own wrapper fails for children killed by real-time signals.
+pub fn wait(pid: i32, block: bool) -> io::Result<Option<Exit>> {
+    let mut status = 0;
+    let flags = if block { 0 } else { libc::WNOHANG };
+    loop {
+        // SAFETY: `status` outlives the call.
+        match check(unsafe { libc::waitpid(pid, &mut status, flags) }.into()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+            Ok(0) => return Ok(None),
+            Ok(pid) if libc::WIFSIGNALED(status) => {
+                return Ok(Some(Exit { pid: pid as i32, code: 128 + libc::WTERMSIG(status) }));
+            }
+            Ok(pid) => return Ok(Some(Exit { pid: pid as i32, code: libc::WEXITSTATUS(status) })),
+        }
+    }
+}
+
+/// The set of all signals blocked now; [`restore_signals`] takes it back.
+pub struct SignalMask(libc::sigset_t);
+
+/// Blocks every signal, so that a fork's child cannot run the parent's handlers.
+pub fn block_signals() -> io::Result<SignalMask> {
+    let mut all = MaybeUninit::uninit();
+    let mut old = MaybeUninit::uninit();
+    // SAFETY: both sets are written before they are read.
+    unsafe {
+        libc::sigfillset(all.as_mut_ptr());
+        check(libc::sigprocmask(libc::SIG_SETMASK, all.as_ptr(), old.as_mut_ptr()).into())?;
+        Ok(SignalMask(old.assume_init()))
+    }
+}
+
+/// Puts the signal mask back.
+pub fn restore_signals(mask: &SignalMask) -> io::Result<()> {
+    // SAFETY: the set was filled by the kernel.
+    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &mask.0, ptr::null_mut()) }.into()).map(drop)
+}
+
+/// Gives every signal its default action, then unblocks all: what a new program expects to find.
+///
+/// Ignored signals survive execve; Rust's own start-up ignores SIGPIPE, which no container wants.
+pub fn default_signals() -> io::Result<()> {
+    for signal in 1..=libc::SIGRTMAX() {
+        // SAFETY: SIG_DFL only. It fails for SIGKILL, SIGSTOP and the two of the C library, which is as well.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    let mut none = MaybeUninit::uninit();
+    // SAFETY: filled before it is read.
+    unsafe {
+        libc::sigemptyset(none.as_mut_ptr());
+        check(libc::sigprocmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut()).into()).map(drop)
+    }
+}
+
+/// Sets a resource limit of another process (prlimit(2)).
+pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: `limit` outlives the call; the old value is not asked for.
+    check(unsafe { libc::prlimit64(pid, resource, &limit, ptr::null_mut()) }.into()).map(drop)
+}
+
+/// Joins the session keyring of that name, making it when there is none, and lets its owner search it
+/// so that a later process of the container can join it too (keyctl(2)).
+pub fn join_session_keyring(name: &CStr) -> io::Result<()> {
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_long = 1;
+    const KEYCTL_SETPERM: libc::c_long = 5;
+    /// The possessor may do all; the owner may view, read and search.
+    const PERMISSIONS: libc::c_long = 0x3f0b_0000;
+    // SAFETY: the name is terminated and outlives the call.
+    let key = check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, name.as_ptr()) })?;
+    // SAFETY: plain integers.
+    check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, key, PERMISSIONS) }).map(drop)
+}
+
+/// Sets the execution domain (personality(2)).
+pub fn set_personality(domain: libc::c_ulong) -> io::Result<()> {
+    // SAFETY: plain integer.
+    check(unsafe { libc::personality(domain) }.into()).map(drop)
+}

@@ -1,0 +1,69 @@
+//! `delete`: nothing of the container remains.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::cgroup;
+use crate::error::{Error, ErrorKind};
+use crate::hooks;
+use crate::state::{State, Status};
+use crate::store::{Container, Record};
+use crate::sys::process;
+use crate::verb::query;
+
+/// How long a killed init may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Deletes a stopped container, or with `force` any.
+///
+/// Every step is tried, whatever happened to the one before, and all are repeatable; the directory goes last, so what
+/// failed can be deleted again.
+pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
+    container.sweep();
+    let lock = match container.lock() {
+        Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
+        lock => lock?,
+    };
+    let record = match container.record() {
+        Err(error) if force && error.kind() == ErrorKind::NotFound => return container.remove(),
+        record => record?,
+    };
+    let status = query::status(container, &record);
+    // Our own lock is not another's creation.
+    if !matches!(status, Status::Stopped | Status::Creating) && !force {
+        let text = format!("cannot delete container \"{}\" that is not stopped: {status}", container.id());
+        return Err(Error::new(ErrorKind::InvalidState, text));
+    }
+    end(&record)?;
+    cgroup::remove_tree(&record.cgroup)?;
+    let told = poststop(container, &record);
+    container.remove()?;
+    drop(lock);
+    told
+}
+
+/// Ends whatever lives of the container, and waits for it.
+pub fn end(record: &Record) -> Result<(), Error> {
+    if let Some(init) = record.init
+        && let Ok(handle) = process::pidfd_open(init.pid)
+        && init.is_alive()
+    {
+        let _ = process::pidfd_send_signal(handle.as_fd(), libc::SIGKILL);
+        cgroup::thaw(&record.cgroup)?;
+        let limit = PollTimeout::try_from(END_DEADLINE).unwrap_or(PollTimeout::MAX);
+        if poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], limit) == Ok(0) {
+            return Err(Error::internal(format!("process {} was killed but does not end", init.pid)));
+        }
+    }
+    cgroup::kill_tree(&record.cgroup)
+}
+
+/// The specification: a failing poststop hook is reported, but stops nothing.
+fn poststop(container: &Container, record: &Record) -> Result<(), Error> {
+    let spec = container.spec()?;
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().clone()).unwrap_or_default();
+    let state = State::of(record, Status::Stopped, 0);
+    hooks.iter().map(|hook| hooks::run("poststop", std::slice::from_ref(hook), &state, None)).fold(Ok(()), Result::and)
+}

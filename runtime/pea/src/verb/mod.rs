@@ -1,0 +1,8 @@
+//! One file a verb: what the methods of [`Runtime`](crate::Runtime) do.
+
+pub mod create;
+pub mod delete;
+pub mod exec;
+pub mod kill;
+pub mod query;
+pub mod start;

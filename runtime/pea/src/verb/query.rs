@@ -1,0 +1,50 @@
+//! `state`, `list`, `ps`, statistics: what can be known of a container.
+
+use std::path::Path;
+
+use crate::cgroup;
+use crate::error::{Error, ErrorKind};
+use crate::state::{State, Status};
+use crate::stats::Stats;
+use crate::store::{self, Container, Record};
+
+/// Where the container stands, by what lives now.
+pub fn status(container: &Container, record: &Record) -> Status {
+    match (record.living_init(), record.started) {
+        (None, _) if record.init.is_none() && container.is_locked() => Status::Creating,
+        (None, _) => Status::Stopped,
+        (Some(_), _) if cgroup::is_frozen(&record.cgroup) => Status::Paused,
+        (Some(_), true) => Status::Running,
+        (Some(_), false) => Status::Created,
+    }
+}
+
+/// The container's state.
+pub fn state(container: &Container) -> Result<State, Error> {
+    let record = container.record()?;
+    Ok(State::of(&record, status(container, &record), record.living_init().unwrap_or(0)))
+}
+
+/// All containers under `root`.
+pub fn list(root: &Path) -> Result<Vec<State>, Error> {
+    let mut states = Vec::new();
+    for id in store::ids(root)? {
+        match state(&Container::new(root, &id)?) {
+            Ok(state) => states.push(state),
+            // Deleted since the directory was read.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(states)
+}
+
+/// Every process of the container's cgroup.
+pub fn pids(container: &Container) -> Result<Vec<i32>, Error> {
+    cgroup::pids(&container.record()?.cgroup)
+}
+
+/// What the container uses.
+pub fn stats(container: &Container) -> Result<Stats, Error> {
+    cgroup::stats(&container.record()?.cgroup)
+}

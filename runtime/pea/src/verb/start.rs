@@ -1,0 +1,38 @@
+//! `start`: the init executes the user's program.
+
+use crate::engine;
+use crate::error::{Error, ErrorKind};
+use crate::hooks;
+use crate::state::{State, Status};
+use crate::store::Container;
+use crate::verb::{delete, query};
+
+/// Starts a created container.
+pub fn start(container: &Container) -> Result<(), Error> {
+    let lock = container.lock()?;
+    let mut record = container.record()?;
+    let id = container.id();
+    match query::status(container, &record) {
+        Status::Created => {}
+        Status::Stopped => {
+            let text = format!("cannot start container \"{id}\": it has stopped");
+            return Err(Error::new(ErrorKind::InvalidState, text));
+        }
+        status => {
+            let text = format!("cannot start container \"{id}\": it is {status}");
+            return Err(Error::new(ErrorKind::InvalidState, text));
+        }
+    }
+    engine::start(&container.engine_dir(), id)?;
+    record.started = true;
+    container.save(&record, &lock)?;
+    let spec = container.spec()?;
+    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().clone()).unwrap_or_default();
+    let state = State::of(&record, Status::Running, record.living_init().unwrap_or(0));
+    let told = hooks::run("poststart", &hooks, &state, None);
+    if told.is_err() {
+        // The specification: a failing poststart hook ends the container.
+        delete::end(&record)?;
+    }
+    told
+}
