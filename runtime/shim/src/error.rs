@@ -88,7 +88,9 @@ impl From<pea::Error> for Error {
             Kind::AlreadyExists => Code::ALREADY_EXISTS,
             Kind::InvalidState | Kind::Busy => Code::FAILED_PRECONDITION,
             Kind::InvalidSpec | Kind::InvalidArgument => Code::INVALID_ARGUMENT,
-            Kind::Permission => Code::PERMISSION_DENIED,
+            // What a shell says with 127 and 126: a client that runs commands tells its person the same.
+            Kind::CommandNotFound => Code::NOT_FOUND,
+            Kind::CommandNotExecutable | Kind::Permission => Code::PERMISSION_DENIED,
             Kind::Unsupported => Code::UNIMPLEMENTED,
             _ => Code::UNKNOWN,
         };

@@ -6,9 +6,12 @@ use ttrpc::Code;
 /// A failed request, told apart by what the caller can do about it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// There is no such task, exec or sandbox, or its process has ended.
+    /// There is no such task, exec or sandbox, or its process has ended; or no such program in the container.
     #[error("{0}")]
     NotFound(String),
+    /// The kernel does not permit it, such as running a program that is not executable.
+    #[error("{0}")]
+    PermissionDenied(String),
     /// The id is taken.
     #[error("{0}")]
     AlreadyExists(String),
@@ -47,6 +50,7 @@ impl From<ttrpc::Error> for Error {
         };
         let kind = match status.code() {
             Code::NOT_FOUND => Self::NotFound,
+            Code::PERMISSION_DENIED => Self::PermissionDenied,
             Code::ALREADY_EXISTS => Self::AlreadyExists,
             Code::FAILED_PRECONDITION => Self::FailedPrecondition,
             Code::UNIMPLEMENTED => Self::Unimplemented,
