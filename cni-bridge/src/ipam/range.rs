@@ -28,11 +28,11 @@ pub enum RangeError {
     #[error("rangeStart {0} comes after rangeEnd {1}")]
     Reversed(IpAddr, IpAddr),
     /// Two ranges share addresses.
-    #[error("subnets {0} and {1} overlap")]
-    Overlap(Range, Range),
+    #[error("ranges of {0} and {1} overlap")]
+    Overlap(IpNetwork, IpNetwork),
     /// A set with both families: an address of the set would be of either.
     #[error("mixed address families in one set: {0} and {1}")]
-    MixedFamilies(Range, Range),
+    MixedFamilies(IpNetwork, IpNetwork),
     /// A set without ranges.
     #[error("a set of ranges is empty")]
     Empty,
@@ -141,12 +141,12 @@ impl RangeSet {
     pub fn new(ranges: Vec<Range>) -> Result<RangeSet, RangeError> {
         let first = ranges.first().ok_or(RangeError::Empty)?;
         if let Some(other) = ranges.iter().find(|range| range.subnet.is_ipv4() != first.subnet.is_ipv4()) {
-            return Err(RangeError::MixedFamilies(first.clone(), other.clone()));
+            return Err(RangeError::MixedFamilies(first.subnet, other.subnet));
         }
         let set = RangeSet(ranges);
         for (index, range) in set.0.iter().enumerate() {
             if let Some(other) = set.0[..index].iter().find(|other| other.overlaps(range)) {
-                return Err(RangeError::Overlap(other.clone(), range.clone()));
+                return Err(RangeError::Overlap(other.subnet, range.subnet));
             }
         }
         Ok(set)
@@ -161,7 +161,7 @@ impl RangeSet {
             for other in &sets[..index] {
                 let clash = other.0.iter().find_map(|a| Some((a, set.0.iter().find(|b| a.overlaps(b))?)));
                 if let Some((a, b)) = clash {
-                    return Err(RangeError::Overlap(a.clone(), b.clone()));
+                    return Err(RangeError::Overlap(a.subnet, b.subnet));
                 }
             }
         }

@@ -53,10 +53,9 @@ fn find_foreign(
     };
     let Some(peer) = end.peer else { return Ok(None) };
     let host = link::by_index(node, peer)?;
-    Ok(host.filter(|host| {
-        let ours = bridge.is_none_or(|bridge| host.controller == Some(bridge.index));
-        host.kind == "veth" && host.peer == Some(end.index) && ours
-    }))
+    // Where the bridge is gone, its ports have no controller.
+    let controller = bridge.map(|bridge| bridge.index);
+    Ok(host.filter(|host| host.kind == "veth" && host.peer == Some(end.index) && host.controller == controller))
 }
 
 fn free(config: &Config, attachment: &Attachment) -> Result<(), Error> {

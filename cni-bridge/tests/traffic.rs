@@ -1,0 +1,192 @@
+//! Packets, not only state.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::collections::BTreeSet;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::Command;
+use std::time::Duration;
+
+use common::{Node, Pod, call, command, feed};
+use serde_json::json;
+
+/// Listens on every address, on a port the kernel chooses.
+fn listen() -> TcpListener {
+    TcpListener::bind("[::]:0").unwrap()
+}
+
+/// Sends a word over a connection that `dial` makes to the listener; returns the address the listener saw.
+fn converse(listener: &TcpListener, dial: impl FnOnce(u16) -> TcpStream) -> IpAddr {
+    let mut dialled = dial(listener.local_addr().unwrap().port());
+    let (mut accepted, from) = listener.accept().unwrap();
+    dialled.write_all(b"word").unwrap();
+    drop(dialled);
+    let mut heard = String::new();
+    accepted.read_to_string(&mut heard).unwrap();
+    assert_eq!(heard, "word");
+    from.ip().to_canonical()
+}
+
+fn dial(ip: &str, port: u16) -> TcpStream {
+    let to = SocketAddr::new(ip.parse().unwrap(), port);
+    TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap_or_else(|error| panic!("{to}: {error}"))
+}
+
+fn node_pings(address: &str) -> bool {
+    testkit::attempt(Command::new("busybox").args(["ping", "-c", "1", "-W", "2", address])).status.success()
+}
+
+#[test]
+fn pods_reach_each_other_their_gateway_and_the_node_them() {
+    let node = Node::new();
+    let (a, b) = (Pod::new(), Pod::new());
+    let conf = node.dual(json!({"ipMasq": true}));
+    node.add(&conf, "a", &a);
+    node.add(&conf, "b", &b);
+    for address in ["10.1.2.1", "10.1.2.3", "fd00:1::1", "fd00:1::3"] {
+        assert!(a.pings(address), "{address} from the first pod");
+    }
+    for address in ["10.1.2.2", "fd00:1::3"] {
+        assert!(node_pings(address), "{address} from the node");
+    }
+    let listener = b.inside(listen);
+    for (to, from) in [("10.1.2.3", "10.1.2.2"), ("fd00:1::3", "fd00:1::2")] {
+        let seen = converse(&listener, |port| a.inside(|| dial(to, port)));
+        assert_eq!(seen.to_string(), from, "inside the network nothing is masqueraded");
+    }
+}
+
+// Behaviour 54, over nftables.
+#[test]
+fn the_world_sees_the_nodes_address_and_can_answer() {
+    let node = Node::new();
+    let (pod, world) = (Pod::new(), Pod::new());
+    let uplink = ["link", "add", "up0", "type", "veth", "peer", "name", "down0", "netns"];
+    // The world's end is moved by a descriptor's path: `ip` takes names and pids only, so a process holds it open.
+    let mut holder = world.command("sleep").arg("60").spawn().unwrap();
+    let settled = || {
+        std::fs::metadata(format!("/proc/{}/ns/net", holder.id()))
+            .map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
+            .unwrap()
+    };
+    let wanted = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.path()).unwrap());
+    while settled() != wanted {
+        std::thread::yield_now();
+    }
+    testkit::run(Command::new("ip").args(uplink).arg(holder.id().to_string()));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    for args in [
+        &["address", "add", "192.0.2.1/24", "dev", "up0"][..],
+        &["address", "add", "2001:db8::1/64", "dev", "up0", "nodad"],
+        &["link", "set", "up0", "up"],
+    ] {
+        testkit::run(Command::new("ip").args(args));
+    }
+    for args in [
+        &["address", "add", "192.0.2.2/24", "dev", "down0"][..],
+        &["address", "add", "2001:db8::2/64", "dev", "down0", "nodad"],
+        &["link", "set", "down0", "up"],
+    ] {
+        world.ip(args);
+    }
+    let conf = node.dual(json!({"ipMasq": true}));
+    node.add(&conf, "a", &pod);
+    let listener = world.inside(listen);
+    for (to, from) in [("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "2001:db8::1")] {
+        let seen = converse(&listener, |port| pod.inside(|| dial(to, port)));
+        assert_eq!(seen.to_string(), from, "the world has no route to the pods");
+    }
+    let rules = node.ruleset();
+    assert!(
+        rules.contains("ip saddr 10.1.2.0/24 ip daddr != 10.1.2.0/24 ip daddr != 224.0.0.0/4 masquerade"),
+        "{rules}"
+    );
+    node.add(&conf, "b", &Pod::new());
+    assert_eq!(node.ruleset(), rules, "a rule a network, not one a pod");
+    node.del(&conf, "a", &pod);
+    assert_eq!(node.ruleset(), rules, "another pod needs it");
+    assert!(call("DEL", &conf, "b", "").ok);
+    assert_eq!(node.ruleset(), "");
+}
+
+#[test]
+fn a_subnet_added_later_joins_the_one_that_has_pods() {
+    let node = Node::new();
+    let (a, b) = (Pod::new(), Pod::new());
+    let old = node.conf(json!({"ipMasq": true}));
+    let new = node.conf(json!({"ipMasq": true, "bridge": "br1", "ipam": {"subnet": "10.7.0.0/16"}}));
+    node.add(&old, "a", &a);
+    node.add(&new, "b", &b);
+    let rules = node.ruleset();
+    assert!(rules.contains("ip saddr 10.1.2.0/24") && rules.contains("ip saddr 10.7.0.0/16"), "{rules}");
+    assert_eq!(rules.matches("masquerade\n").count(), 2, "{rules}");
+    node.del(&new, "b", &b);
+    node.del(&old, "a", &a);
+    assert_eq!(node.ruleset(), "");
+}
+
+// A reused address with another MAC: the node must not send to the old one.
+#[test]
+fn a_reused_address_is_reached_at_once() {
+    let node = Node::new();
+    let conf =
+        node.conf(json!({"isGateway": true, "runtimeConfig": {"ips": ["10.1.2.9"], "mac": "02:00:00:00:00:01"}}));
+    let first = Pod::new();
+    node.add(&conf, "a", &first);
+    assert!(node_pings("10.1.2.9"));
+    node.del(&conf, "a", &first);
+    let second = Pod::new();
+    let other =
+        node.conf(json!({"isGateway": true, "runtimeConfig": {"ips": ["10.1.2.9"], "mac": "02:00:00:00:00:02"}}));
+    node.add(&other, "b", &second);
+    assert!(node_pings("10.1.2.9"), "{}", testkit::output(Command::new("ip").args(["neighbour"])));
+}
+
+// Behaviour 92; and bridge, gateway and rule made by fifty at once.
+#[test]
+fn fifty_adds_at_once_give_fifty_addresses_and_fifty_dels_leave_nothing() {
+    let node = Node::new();
+    let conf = node.dual(json!({"ipMasq": true})).to_string();
+    let pods: Vec<Pod> = (0..50).map(|_| Pod::new()).collect();
+    let all = |verb: &'static str| -> Vec<common::Answer> {
+        std::thread::scope(|scope| {
+            // Threads of this thread: they are in its namespace.
+            let calls = pods.iter().enumerate().map(|(index, pod)| {
+                let conf = conf.as_bytes();
+                scope.spawn(move || feed(&mut command(verb, &format!("pod{index}"), &pod.path()), conf))
+            });
+            calls.collect::<Vec<_>>().into_iter().map(|call| call.join().unwrap()).collect()
+        })
+    };
+    let mut seen = BTreeSet::new();
+    for answer in all("ADD") {
+        assert!(answer.ok, "{answer:?}");
+        for ip in answer.json()["ips"].as_array().unwrap() {
+            assert!(seen.insert(ip["address"].to_string()), "{ip} twice");
+        }
+    }
+    assert_eq!((seen.len(), node.leased().len(), node.links().len()), (100, 100, 51));
+    assert_eq!(node.ruleset().matches("masquerade\n").count(), 2);
+    assert!(pods[0].pings("10.1.2.1") && pods[49].pings("fd00:1::1"));
+    for answer in all("DEL") {
+        assert!(answer.ok, "{answer:?}");
+    }
+    assert_eq!((node.leased().len(), node.links(), node.ruleset()), (0, vec!["br0".to_owned()], String::new()));
+}
+
+// Behaviour 87, across processes.
+#[test]
+fn an_address_given_back_is_not_given_out_again_at_once() {
+    let node = Node::new();
+    let conf = node.conf(json!({"ipam": {"subnet": "10.1.2.0/29"}}));
+    let mut given = Vec::new();
+    for _ in 0..6 {
+        let pod = Pod::new();
+        given.push(node.add(&conf, "crashing", &pod)["ips"][0]["address"].as_str().unwrap().to_owned());
+        node.del(&conf, "crashing", &pod);
+    }
+    assert_eq!(given, ["10.1.2.2/29", "10.1.2.3/29", "10.1.2.4/29", "10.1.2.5/29", "10.1.2.6/29", "10.1.2.2/29"]);
+}

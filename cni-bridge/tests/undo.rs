@@ -1,0 +1,190 @@
+//! A failed ADD leaves nothing, and after an ADD that was killed DEL leaves nothing.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::process::Command;
+
+use cni_bridge::plugin::bridge::host_name;
+use cni_bridge::spec::Attachment;
+use common::{Node, PLUGIN, Pod, call, feed};
+use serde_json::json;
+
+/// What a node and a pod hold, in words that must not change.
+fn picture(node: &Node, pod: &Pod) -> (Vec<String>, Vec<String>, String, String) {
+    (node.links(), node.leased(), node.ruleset(), pod.ip(&["-o", "link"]))
+}
+
+// Behaviours 50, 89.
+#[test]
+fn an_exhausted_range_says_so_and_leaves_nothing() {
+    let node = Node::new();
+    let conf =
+        node.conf(json!({"ipMasq": true, "ipam": {"subnet": "10.1.2.0/30", "ranges": [[{"subnet": "fd00:1::/64"}]]}}));
+    let (first, second) = (Pod::new(), Pod::new());
+    node.add(&conf, "a", &first);
+    let before = picture(&node, &second);
+    let refused = call("ADD", &conf, "b", &second.path());
+    assert_eq!(refused.code(), 100);
+    assert!(refused.message().contains("no IP addresses available in range set: 10.1.2.1-10.1.2.2"), "{refused:?}");
+    assert!(refused.json()["details"].as_str().unwrap().contains("1 of 1 addresses"), "{refused:?}");
+    assert_eq!(picture(&node, &second), before);
+    node.del(&conf, "a", &first);
+    node.add(&conf, "b", &second);
+}
+
+// Each fails at another step: the veth pair (its name is taken, its MTU invalid), the pod's routes.
+#[test]
+fn a_failure_at_any_step_undoes_the_steps_before() {
+    let node = Node::new();
+    let pod = Pod::new();
+    let base = json!({"ipMasq": true, "isDefaultGateway": true});
+    node.add(&node.conf(base.clone()), "other", &Pod::new());
+    assert!(call("DEL", &node.conf(base.clone()), "other", "").ok, "the bridge stays, so that pictures compare");
+    let name = host_name("podnet", &Attachment { container_id: "a".into(), ifname: "eth0".into() });
+    let cases = [
+        ("create the veth pair", json!({"mtu": 10})),
+        (
+            "add the route to 192.168.0.0/16 via 172.16.0.1",
+            json!({"ipam": {"routes": [{"dst": "192.168.0.0/16", "gw": "172.16.0.1"}]}}),
+        ),
+    ];
+    for (words, extra) in cases {
+        let before = picture(&node, &pod);
+        let mut conf = node.conf(base.clone());
+        common::merge(&mut conf, extra);
+        let refused = call("ADD", &conf, "a", &pod.path());
+        assert!(refused.text.contains(words), "{refused:?}");
+        assert!(!refused.ok);
+        assert_eq!(picture(&node, &pod), before, "{words}");
+        node.del(&conf, "a", &pod);
+    }
+    // A link of that name that somebody else made, or an ADD that was never followed by a DEL.
+    testkit::run(Command::new("ip").args(["link", "add", &name, "type", "veth", "peer", "name", "peer0"]));
+    let before = picture(&node, &pod);
+    let refused = call("ADD", &node.conf(base), "a", &pod.path());
+    assert!(
+        refused.message().contains(&format!("cannot create the veth pair {name} and eth0: File exists")),
+        "{refused:?}"
+    );
+    assert_eq!(picture(&node, &pod), before, "what was there already is not removed");
+}
+
+// Behaviour 78.
+#[test]
+fn a_second_add_of_the_same_attachment_is_refused_and_the_first_stays() {
+    let node = Node::new();
+    let (pod, elsewhere) = (Pod::new(), Pod::new());
+    let conf = node.conf(json!({"isGateway": true}));
+    node.add(&conf, "a", &pod);
+    assert!(call("ADD", &conf, "a", &pod.path()).message().contains("already exists"));
+    let refused = call("ADD", &conf, "a", &elsewhere.path());
+    assert_eq!(refused.message(), "10.1.2.2 has been allocated to a, duplicate allocation is not allowed");
+    assert_eq!(node.leased(), ["10.1.2.2"]);
+    assert!(pod.pings("10.1.2.1"));
+}
+
+/// How many system calls a whole run makes.
+fn system_calls(node: &Node, conf: &str, verb: &str, id: &str, pod: &Pod) -> usize {
+    let trace = node.dir.path().join("trace");
+    let mut command = traced(&["-o", trace.to_str().unwrap()], verb, id, pod);
+    let answer = feed(&mut command, conf.as_bytes());
+    assert!(answer.ok, "{answer:?}");
+    std::fs::read_to_string(trace).unwrap().lines().filter(|line| line.contains('(')).count()
+}
+
+fn traced(options: &[&str], verb: &str, id: &str, pod: &Pod) -> Command {
+    let mut command = Command::new("strace");
+    command.arg("-f").args(options).arg(PLUGIN);
+    command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", id).env("CNI_IFNAME", "eth0").env("CNI_NETNS", pod.path());
+    command
+}
+
+fn have_strace() -> bool {
+    let found = Command::new("strace").arg("-V").output().is_ok();
+    if !found {
+        eprintln!("skipped: strace is not installed");
+    }
+    found
+}
+
+/// Kills `verb` at each of its system calls in turn; `then` must find everything in order after each.
+fn kill_at_each_call(
+    node: &Node,
+    verb: &str,
+    calls: usize,
+    conf: &str,
+    mut then: impl FnMut(usize, &str, &Pod),
+    prepare: impl Fn(&str, &Pod),
+) {
+    for number in 1..=calls {
+        let pod = Pod::new();
+        let id = format!("{}-{number}", verb.to_lowercase());
+        prepare(&id, &pod);
+        let inject = format!("inject=all:signal=SIGKILL:when={number}");
+        let silent = node.dir.path().join("silent");
+        feed(&mut traced(&["-o", silent.to_str().unwrap(), "-e", &inject], verb, &id, &pod), conf.as_bytes());
+        then(number, &id, &pod);
+    }
+}
+
+#[test]
+fn an_add_killed_at_any_system_call_is_cleaned_by_del() {
+    if !have_strace() {
+        return;
+    }
+    let node = Node::new();
+    let conf = node.dual(json!({"ipMasq": true, "hairpinMode": true}));
+    let warm = Pod::new();
+    let calls = system_calls(&node, &conf.to_string(), "ADD", "warm", &warm);
+    assert!(call("DEL", &conf, "warm", "").ok);
+    assert!(calls > 50, "{calls} system calls");
+    kill_at_each_call(
+        &node,
+        "ADD",
+        calls,
+        &conf.to_string(),
+        |number, id, pod| {
+            let done = call("DEL", &conf, id, &pod.path());
+            assert!(done.ok, "DEL after ADD was killed at call {number}: {done:?}");
+            assert_eq!(
+                (node.links(), node.leased(), node.ruleset()),
+                (vec!["br0".to_owned()], Vec::<String>::new(), String::new()),
+                "killed at call {number}"
+            );
+            assert!(!pod.ip(&["link"]).contains("eth0"), "killed at call {number}");
+        },
+        |_, _| (),
+    );
+    // And nothing of it stands in the way of the next pod.
+    let next = Pod::new();
+    node.add(&conf, "next", &next);
+    assert!(next.pings("10.1.2.1"));
+}
+
+#[test]
+fn a_del_killed_at_any_system_call_is_finished_by_the_next() {
+    if !have_strace() {
+        return;
+    }
+    let node = Node::new();
+    let conf = node.conf(json!({"ipMasq": true}));
+    let warm = Pod::new();
+    node.add(&conf, "warm", &warm);
+    let calls = system_calls(&node, &conf.to_string(), "DEL", "warm", &warm);
+    kill_at_each_call(
+        &node,
+        "DEL",
+        calls,
+        &conf.to_string(),
+        |number, id, _| {
+            assert!(call("DEL", &conf, id, "").ok);
+            assert_eq!(
+                (node.links(), node.leased(), node.ruleset()),
+                (vec!["br0".to_owned()], vec![], String::new()),
+                "killed at call {number}"
+            );
+        },
+        |id, pod| drop(node.add(&conf, id, pod)),
+    );
+}
