@@ -23,7 +23,7 @@ pub fn connect(path: &Path) -> Result<UnixStream, Error> {
 }
 
 /// Opens a terminal inside the container, makes it the session's and the standard streams', and sends its master.
-pub fn open(socket: BorrowedFd<'_>) -> Result<(), Error> {
+pub fn open(socket: BorrowedFd<'_>, size: Option<tty::Size>) -> Result<(), Error> {
     let path = Path::new("/dev/pts/ptmx");
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let master = open_file(path, flags, Mode::empty()).map_err(|error| Error::io("open /dev/pts/ptmx", error))?;
@@ -33,6 +33,9 @@ pub fn open(socket: BorrowedFd<'_>) -> Result<(), Error> {
         return Err(Error::spec("/dev/pts/ptmx of the container is not on a devpts file system"));
     }
     let slave = tty::open_slave(master.as_fd()).map_err(|error| Error::io("open the terminal", error))?;
+    if let Some(size) = size {
+        tty::set_size(master.as_fd(), size).map_err(|error| Error::io("set the terminal's size", error))?;
+    }
     send(socket, &master)?;
     tty::set_controlling(slave.as_fd()).map_err(|error| Error::io("set the controlling terminal", error))?;
     for number in 0..3 {

@@ -9,6 +9,7 @@ use oci_spec::runtime::{Linux, LinuxPersonalityDomain, LinuxSeccomp, LinuxSeccom
 use super::capability::Sets;
 use crate::error::{Error, ErrorKind, reason};
 use crate::sys::process;
+use crate::sys::tty::Size;
 
 /// One resource limit, as prlimit(2) takes it.
 #[derive(Clone, Copy, Debug)]
@@ -16,6 +17,12 @@ pub struct Limit {
     kind: PosixRlimitType,
     soft: u64,
     hard: u64,
+}
+
+/// A size beyond what a terminal can have is as large as it can have.
+fn console_size(size: oci_spec::runtime::Box) -> Size {
+    let cut = |length: u64| u16::try_from(length).unwrap_or(u16::MAX);
+    Size { rows: cut(size.height()), columns: cut(size.width()) }
 }
 
 /// How a process of a container is to be set up.
@@ -28,6 +35,8 @@ pub struct Plan {
     /// Make the working directory when it is not there (the first process only).
     pub make_cwd: bool,
     pub terminal: bool,
+    /// The terminal's size from the start: a program may ask for it before anybody could set it.
+    pub console_size: Option<Size>,
     pub uid: u32,
     pub gid: u32,
     pub groups: Vec<u32>,
@@ -55,6 +64,7 @@ impl Plan {
             cwd: process.cwd().clone(),
             make_cwd: false,
             terminal: process.terminal().unwrap_or(false),
+            console_size: process.console_size().map(console_size),
             uid: user.uid(),
             gid: user.gid(),
             groups: user.additional_gids().clone().unwrap_or_default(),

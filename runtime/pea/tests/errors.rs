@@ -1,0 +1,117 @@
+//! What is said when it does not work, and that nothing is left then.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::process::Command;
+
+use common::{Bundle, stderr};
+use serde_json::{Value, json};
+
+/// `pea create` must fail, with each of the phrases in its one line.
+fn fails(bundle: &Bundle, phrases: &[&str]) {
+    let done = testkit::attempt(&mut bundle.pea(&["create", &bundle.id]));
+    let text = stderr(&done);
+    assert_eq!(done.status.code(), Some(1), "{text}");
+    assert_eq!(text.lines().count(), 1, "{text}");
+    for phrase in phrases {
+        assert!(text.contains(phrase), "{phrase:?} is not in: {text}");
+    }
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_missing_program_is_named() {
+    fails(&Bundle::new(&["no-such-program"]), &["\"no-such-program\"", "executable file not found in $PATH"]);
+    fails(&Bundle::new(&["/bin/no-such"]), &["/bin/no-such", "no such file or directory"]);
+    fails(&Bundle::new(&["/etc/passwd"]), &["/etc/passwd", "permission denied"]);
+}
+
+#[test]
+fn a_file_that_is_no_program_fails_the_start() {
+    let bundle = Bundle::new(&["/bin/data"]);
+    fs::write(bundle.rootfs().join("bin/data"), [0x7f, 1, 2, 3]).unwrap();
+    testkit::run(Command::new("chmod").arg("755").arg(bundle.rootfs().join("bin/data")));
+    let done = bundle.run();
+    assert_eq!(done.status.code(), Some(1));
+    assert!(stderr(&done).contains("/bin/data\": exec format error"), "{}", stderr(&done));
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_missing_bundle_is_named() {
+    let bundle = Bundle::idle();
+    let done = testkit::attempt(&mut bundle.pea(&["create", "--bundle", "/no/such/bundle", &bundle.id]));
+    assert!(stderr(&done).contains("/no/such/bundle: no such file or directory"), "{}", stderr(&done));
+    fs::create_dir(bundle.path().join("empty")).unwrap();
+    let done = testkit::attempt(&mut bundle.pea(&["create", "--bundle", "empty", &bundle.id]));
+    assert!(stderr(&done).contains("empty/config.json: no such file or directory"), "{}", stderr(&done));
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_broken_configuration_is_refused_with_the_place() {
+    let mut bundle = Bundle::idle();
+    bundle.spec["process"]["cwd"] = json!("relative");
+    fails(&bundle, &["process.cwd", "relative"]);
+    let mut bundle = Bundle::idle();
+    bundle.spec["process"]["args"] = json!([]);
+    fails(&bundle, &["process.args"]);
+    let mut bundle = Bundle::idle();
+    bundle.spec["ociVersion"] = json!("2.0.0");
+    fails(&bundle, &["ociVersion"]);
+    let mut bundle = Bundle::idle();
+    bundle.spec["linux"]["namespaces"] = json!([{"type": "pid"}]);
+    fails(&bundle, &["\"mount\" is required"]);
+    let mut bundle = Bundle::idle();
+    bundle.spec["linux"]["cgroupsPath"] = json!("/");
+    fails(&bundle, &["cgroupsPath"]);
+    let mut bundle = Bundle::idle();
+    bundle.spec["root"]["path"] = json!("no-rootfs");
+    fails(&bundle, &["no-rootfs", "no such file or directory"]);
+    let mut bundle = Bundle::idle();
+    bundle.spec["process"]["terminal"] = json!(true);
+    fails(&bundle, &["console socket"]);
+}
+
+#[test]
+fn what_is_not_json_is_refused_with_its_line() {
+    let bundle = Bundle::idle();
+    let mut create = bundle.pea(&["create", &bundle.id]);
+    fs::write(bundle.path().join("config.json"), "{\n\"ociVersion\": oops\n}").unwrap();
+    let text = stderr(&testkit::attempt(&mut create));
+    assert!(text.contains("config.json: not JSON") && text.contains("line 2"), "{text}");
+}
+
+#[test]
+fn a_mount_that_fails_leaves_nothing() {
+    let mut bundle = Bundle::idle();
+    let mount = json!({"destination": "/x", "source": "/no/such/source", "type": "bind", "options": ["bind"]});
+    bundle.spec["mounts"].as_array_mut().unwrap().push(mount);
+    fails(&bundle, &["o such file"]);
+}
+
+#[test]
+fn an_id_cannot_be_a_path() {
+    let bundle = Bundle::idle();
+    for id in ["../evil", "", ".", "..", "a/b", "@x", "a b"] {
+        let done = testkit::attempt(&mut bundle.pea(&["create", "--", id]));
+        assert!(stderr(&done).contains("invalid container id"), "{id:?}: {}", stderr(&done));
+    }
+}
+
+#[test]
+fn the_log_gets_one_object_that_engines_understand() {
+    let bundle = Bundle::new(&["no-such-program"]);
+    let arguments = ["--log", "log.json", "--log-format", "json", "create", &bundle.id];
+    assert!(!testkit::attempt(&mut bundle.pea(&arguments)).status.success());
+    assert!(!testkit::attempt(&mut bundle.pea(&arguments)).status.success());
+    let log = fs::read_to_string(bundle.path().join("log.json")).unwrap();
+    let lines: Vec<Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2, "one a failure, appended: {log}");
+    assert_eq!(lines[0]["level"], json!("error"));
+    assert!(lines[0]["msg"].as_str().unwrap().contains("executable file not found in $PATH"));
+    let time = lines[0]["time"].as_str().unwrap();
+    assert!(time.len() == 20 && time.ends_with('Z') && time.as_bytes()[10] == b'T', "{time}");
+}

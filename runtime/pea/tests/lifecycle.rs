@@ -1,0 +1,224 @@
+//! create, start, kill, delete and what lies between.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::process::{Command, Stdio};
+
+use common::{Bundle, cgroups, stderr, wait};
+use serde_json::{Value, json};
+
+fn refused(bundle: &Bundle, arguments: &[&str], phrase: &str) {
+    let done = testkit::attempt(&mut bundle.pea(arguments));
+    assert!(!done.status.success(), "{arguments:?} succeeded");
+    let text = stderr(&done);
+    assert!(text.contains(phrase), "{arguments:?}: {text}");
+    assert_eq!(text.lines().count(), 1, "one failure, one line: {text}");
+}
+
+#[test]
+fn a_container_goes_through_its_states() {
+    let bundle = Bundle::idle();
+    let id = bundle.id.as_str();
+    refused(&bundle, &["state", id], "does not exist");
+    bundle.create();
+    assert_eq!(bundle.status(), "created");
+    refused(&bundle, &["create", id], "exists");
+    refused(&bundle, &["delete", id], "not stopped: created");
+    testkit::run(&mut bundle.pea(&["start", id]));
+    assert_eq!(bundle.status(), "running");
+    refused(&bundle, &["start", id], "running");
+    refused(&bundle, &["delete", id], "not stopped: running");
+    // Its shell may not have set its trap yet.
+    wait("the program to heed the signal", || {
+        let _ = testkit::attempt(&mut bundle.pea(&["kill", id]));
+        bundle.status() == "stopped"
+    });
+    assert_eq!(bundle.pid(), 0);
+    refused(&bundle, &["kill", id], "container not running");
+    refused(&bundle, &["start", id], "stopped");
+    testkit::run(&mut bundle.pea(&["delete", id]));
+    refused(&bundle, &["delete", id], "does not exist");
+    testkit::run(&mut bundle.pea(&["delete", "--force", id]));
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_created_container_waits_and_survives_signals_that_end_nothing() {
+    let bundle = Bundle::new(&["sh", "-c", "echo started > /mark; sleep 1000"]);
+    let mut bundle = bundle;
+    bundle.spec["root"]["readonly"] = json!(false);
+    bundle.create();
+    testkit::run(&mut bundle.pea(&["kill", &bundle.id, "WINCH"]));
+    assert_eq!(bundle.status(), "created");
+    assert!(!bundle.rootfs().join("mark").exists(), "it ran before start");
+    testkit::run(&mut bundle.pea(&["start", &bundle.id]));
+    wait("the program to run", || bundle.rootfs().join("mark").exists());
+}
+
+#[test]
+fn a_created_container_can_be_killed() {
+    let bundle = Bundle::idle();
+    bundle.create();
+    testkit::run(&mut bundle.pea(&["kill", &bundle.id, "9"]));
+    bundle.wait_stopped();
+    testkit::run(&mut bundle.pea(&["delete", &bundle.id]));
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn the_pid_file_names_the_init() {
+    let bundle = Bundle::idle();
+    let mut command = bundle.pea(&["create", "--pid-file", "init.pid", &bundle.id]);
+    assert!(command.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap().success());
+    assert_eq!(fs::read_to_string(bundle.path().join("init.pid")).unwrap(), bundle.pid().to_string());
+    let pids: Value =
+        serde_json::from_str(&testkit::output(&mut bundle.pea(&["ps", "--format", "json", &bundle.id]))).unwrap();
+    assert_eq!(pids, json!([bundle.pid()]));
+}
+
+#[test]
+fn real_time_signals_and_all_processes_are_reached() {
+    let bundle = Bundle::shell("trap 'echo rt > /mark' RTMIN+2; while :; do sleep 0.05; done");
+    let mut bundle = bundle;
+    bundle.spec["root"]["readonly"] = json!(false);
+    bundle.spec["process"]["args"][2] = json!("trap 'echo rt > /mark' 36; while :; do sleep 0.05; done");
+    bundle.start_up();
+    wait("the trap to be sprung", || {
+        testkit::run(&mut bundle.pea(&["kill", &bundle.id, "36"]));
+        bundle.rootfs().join("mark").exists()
+    });
+    testkit::run(&mut bundle.pea(&["kill", "--all", &bundle.id, "KILL"]));
+    bundle.wait_stopped();
+}
+
+#[test]
+fn list_names_every_container_and_its_state() {
+    let bundle = Bundle::running();
+    let list: Value = serde_json::from_str(&testkit::output(&mut bundle.pea(&["list", "-f", "json"]))).unwrap();
+    assert_eq!(list[0]["id"], json!(bundle.id));
+    assert_eq!(list[0]["status"], json!("running"));
+    assert_eq!(testkit::output(&mut bundle.pea(&["list", "-q"])), bundle.id);
+    let table = testkit::output(&mut bundle.pea(&["list"]));
+    assert!(table.contains("STATUS") && table.contains("running"), "{table}");
+}
+
+#[test]
+fn of_many_creations_of_one_id_exactly_one_succeeds() {
+    let bundle = Bundle::idle();
+    let mut racers: Vec<_> = (0..6)
+        .map(|_| bundle.pea(&["create", &bundle.id]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+        .collect();
+    let won = racers.iter_mut().filter_map(|racer| racer.wait().unwrap().success().then_some(())).count();
+    assert_eq!(won, 1);
+    assert_eq!(bundle.status(), "created");
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_creation_killed_at_any_moment_leaves_nothing_that_delete_does_not_remove() {
+    let bundle = Bundle::idle();
+    for delay in [0, 1, 2, 4, 6, 8, 10, 12, 15, 18, 22, 26, 30, 40] {
+        let mut create = bundle.pea(&["create", &bundle.id]);
+        let mut create = create.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(delay));
+        // `timeout`, whose child is pea, whose child is the helper: all of the family.
+        kill_family(create.id());
+        let _ = create.wait();
+        testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+        wait("everything to be gone", || cgroups(&bundle.id).is_empty());
+        bundle.assert_nothing_left();
+    }
+}
+
+/// SIGKILL to a process and all its descendants, the process's own first.
+fn kill_family(pid: u32) {
+    let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+    let _ = testkit::attempt(Command::new("kill").arg("-9").arg(pid.to_string()));
+    for child in children.split_whitespace() {
+        kill_family(child.parse().unwrap());
+    }
+}
+
+#[test]
+fn cgroups_the_container_made_inside_its_own_are_removed_too() {
+    let bundle = Bundle::running();
+    let own = cgroups(&bundle.id);
+    assert!(own.len() > 3, "{own:?}");
+    for dir in &own {
+        fs::create_dir_all(dir.join("a/b")).unwrap();
+    }
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_frozen_container_is_paused_and_can_be_deleted() {
+    let bundle = Bundle::running();
+    let freezer = format!("/sys/fs/cgroup/freezer/{}/freezer.state", bundle.id);
+    let unified = format!("/sys/fs/cgroup/{}/cgroup.freeze", bundle.id);
+    if fs::write(&freezer, "FROZEN").is_err() {
+        fs::write(&unified, "1").unwrap();
+    }
+    wait("the freezer", || bundle.status() == "paused");
+    let done = testkit::attempt(&mut bundle.pea(&["exec", &bundle.id, "true"]));
+    assert!(stderr(&done).contains("paused"), "{}", stderr(&done));
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_cgroup_in_use_is_not_taken() {
+    let first = Bundle::running();
+    let mut second = Bundle::idle();
+    second.spec["linux"]["cgroupsPath"] = json!(format!("/{}", first.id));
+    refused(&second, &["create", &second.id], "in use");
+    second.assert_nothing_left();
+    assert_eq!(first.status(), "running");
+}
+
+#[test]
+fn resources_are_set_and_used_ones_are_limited() {
+    let mut bundle = Bundle::idle();
+    bundle.spec["linux"]["resources"]["pids"] = json!({"limit": 30});
+    bundle.spec["linux"]["resources"]["memory"] = json!({"limit": 67_108_864});
+    bundle.start_up();
+    let read = |controller: &str, file: &str| {
+        fs::read_to_string(format!("/sys/fs/cgroup/{controller}/{}/{file}", bundle.id))
+            .map(|text| text.trim().to_owned())
+    };
+    if let Ok(pids) = read("pids", "pids.max") {
+        assert_eq!(pids, "30");
+        assert_eq!(read("memory", "memory.limit_in_bytes").unwrap(), "67108864");
+    }
+}
+
+#[test]
+fn hooks_are_told_the_state() {
+    let mut bundle = Bundle::new(&["true"]);
+    let hook = |name: &str| {
+        let file = bundle.path().join(name);
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", format!("cat > {}", file.display())]}])
+    };
+    bundle.spec["hooks"] = json!({
+        "createRuntime": hook("createRuntime"), "poststart": hook("poststart"), "poststop": hook("poststop"),
+    });
+    testkit::run(&mut bundle.pea(&["run", &bundle.id]));
+    for (name, status) in [("createRuntime", "creating"), ("poststart", "running"), ("poststop", "stopped")] {
+        let state: Value = serde_json::from_slice(&fs::read(bundle.path().join(name)).unwrap()).expect(name);
+        assert_eq!((&state["id"], &state["status"]), (&json!(bundle.id), &json!(status)), "{name}");
+    }
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_start_container_hook_that_fails_keeps_the_program_from_starting() {
+    let mut bundle = Bundle::new(&["sh", "-c", "echo ran"]);
+    bundle.spec["hooks"] = json!({"startContainer": [{"path": "/bin/false"}]});
+    let done = bundle.run();
+    assert!(stderr(&done).contains("startContainer hook /bin/false: ended with status 1"), "{}", stderr(&done));
+    assert!(done.stdout.is_empty() && !done.status.success());
+    bundle.assert_nothing_left();
+}
