@@ -25,6 +25,25 @@ fn console_size(size: oci_spec::runtime::Box) -> Size {
     Size { rows: cut(size.height()), columns: cut(size.width()) }
 }
 
+impl Limit {
+    fn raise(&self) -> Result<(), Error> {
+        let (soft, hard) = process::limit(resource(self.kind)).map_err(|error| self.failure(error))?;
+        if self.hard <= hard {
+            return Ok(());
+        }
+        process::set_limit(resource(self.kind), soft, self.hard).map_err(|error| self.failure(error))
+    }
+
+    /// Applies it to this process.
+    pub fn apply(&self) -> Result<(), Error> {
+        process::set_limit(resource(self.kind), self.soft, self.hard).map_err(|error| self.failure(error))
+    }
+
+    fn failure(&self, error: std::io::Error) -> Error {
+        Error::io(format!("process.rlimits: set {} to {} (hard {})", self.kind, self.soft, self.hard), error)
+    }
+}
+
 /// How a process of a container is to be set up.
 #[derive(Clone, Debug)]
 pub struct Plan {
@@ -47,7 +66,7 @@ pub struct Plan {
     pub apparmor: Option<String>,
     pub selinux: Option<String>,
     pub personality: Option<libc::c_ulong>,
-    limits: Vec<Limit>,
+    pub limits: Vec<Limit>,
     oom_score_adj: Option<i32>,
 }
 
@@ -89,15 +108,12 @@ impl Plan {
         self.env.iter().rev().find_map(|entry| value(entry).map(|start| &entry.to_bytes()[start..]))
     }
 
-    /// Sets the limits of a process from outside: raising one takes a privilege of the machine, not of the container.
-    pub fn limit(&self, pid: i32) -> Result<(), Error> {
-        for limit in &self.limits {
-            process::set_limit(pid, resource(limit.kind), limit.soft, limit.hard).map_err(|error| {
-                let what = format!("set {} to {} (hard {})", limit.kind, limit.soft, limit.hard);
-                Error::io(what, error)
-            })?;
-        }
-        Ok(())
+    /// Raises this process's hard limits to what the container shall have, where they are lower.
+    ///
+    /// To be done outside of the container: raising takes a privilege of the machine. The limits themselves, which
+    /// could hinder the set-up, are applied just before the program.
+    pub fn raise_limits(&self) -> Result<(), Error> {
+        self.limits.iter().try_for_each(|limit| limit.raise())
     }
 
     /// Sets this process's badness for the out-of-memory killer, which its children inherit.
@@ -165,6 +181,9 @@ fn limits(process: &Process) -> Result<Vec<Limit>, Error> {
     for given in process.rlimits().iter().flatten() {
         if limits.iter().any(|limit| limit.kind == given.typ()) {
             return Err(Error::spec(format!("process.rlimits: {} is there twice", given.typ())));
+        }
+        if given.soft() > given.hard() {
+            return Err(Error::spec(format!("process.rlimits: {}: soft is more than hard", given.typ())));
         }
         limits.push(Limit { kind: given.typ(), soft: given.soft(), hard: given.hard() });
     }

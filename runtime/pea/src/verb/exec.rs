@@ -1,7 +1,7 @@
 //! `exec`: one more process in a running container, confined like the first.
 //!
 //! ```text
-//! caller ── helper             stays outside: limits, pid file, outcome
+//! caller ── helper             stays outside: pid file, outcome
 //!             ├─ joiner        enters cgroups and namespaces, forks, ends
 //!             └─ process       (a sibling of the joiner) inside the pid namespace: terminal, confinement, program
 //! ```
@@ -160,7 +160,6 @@ impl Request {
         }
         let pid = i32::from_ne_bytes(bytes);
         let _ = process::wait(joiner, true);
-        plan.limit(pid)?;
         if let Some(pid_file) = &self.pid_file {
             replace(&env::current_dir().unwrap_or_default().join(pid_file), pid.to_string().as_bytes())?;
         }
@@ -246,6 +245,7 @@ impl Inside<'_> {
     fn enter(&self) -> Result<(), Error> {
         // A process that is being moved in must not be open to those who are there already.
         nix::sys::prctl::set_dumpable(false).map_err(|error| Error::io("become undumpable", error))?;
+        self.plan.raise_limits()?;
         self.plan.adjust_oom_score()?;
         join_keyring(&self.record.id)?;
         cgroup::join(&self.record.cgroup, self.door.init)?;
