@@ -166,7 +166,7 @@ impl Store {
             reason: error.to_string(),
         };
         let manifest = ImageManifest::from_reader(self.blob(&entry.digest)?.as_slice()).map_err(damaged)?;
-        let config = self.blob(&manifest.config().digest().to_string())?;
+        let config = self.blob(manifest.config().digest().as_ref())?;
         let config = ImageConfiguration::from_reader(config.as_slice()).map_err(damaged)?;
         let mut layers: Vec<PathBuf> = Vec::new();
         for diff_id in config.rootfs().diff_ids().iter().rev() {

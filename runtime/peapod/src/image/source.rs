@@ -15,6 +15,9 @@ const MOST_JSON: u64 = 8 << 20;
 /// How many links of an archive are followed for one file.
 const MOST_LINKS: usize = 8;
 
+/// A file's bytes, and how many there are.
+pub(super) type Content<'a> = (Box<dyn Read + 'a>, u64);
+
 /// An image's files by their path.
 pub(super) struct Source {
     path: PathBuf,
@@ -62,7 +65,7 @@ impl Source {
     }
 
     /// A file's bytes and how many there are; `None` when there is no such file.
-    pub(super) fn file(&self, name: &str) -> Result<Option<(Box<dyn Read + '_>, u64)>, ImageError> {
+    pub(super) fn file(&self, name: &str) -> Result<Option<Content<'_>>, ImageError> {
         let Some(name) = normal(Path::new(name)) else {
             return Err(self.refused(format!("it names a file outside of itself: {name:?}")));
         };

@@ -251,7 +251,7 @@ pub enum Medium {
 /// `hostPath.type`: what has to be at the path, or is made there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum HostPathType {
-    /// Whatever is there; nothing is checked.
+    /// Whatever is there; a directory is made (0755) when there is nothing.
     #[default]
     Any,
     /// A directory, made (0755) when there is nothing.

@@ -55,9 +55,18 @@ impl PodPaths {
         self.data.join("volumes")
     }
 
-    /// `upperdir` and `workdir` of one start of a container.
-    pub(super) fn writable_layer(&self, container: &str, attempt: u32) -> (PathBuf, PathBuf) {
-        let layer = self.data.join("containers").join(format!("{container}-{attempt}"));
-        (layer.join("upper"), layer.join("work"))
+    /// What one start of a container writes: `upper` and `work` are in it.
+    pub(super) fn writable_layer(&self, container: &str, attempt: u32) -> PathBuf {
+        self.data.join("containers").join(format!("{container}-{attempt}"))
+    }
+
+    /// The bound subPaths of all containers, a directory for each start of one.
+    pub(super) fn sub_paths(&self) -> PathBuf {
+        self.state.join("subpaths")
+    }
+
+    /// The bound subPaths of one start of a container, named by their place among its mounts.
+    pub(super) fn sub_paths_of(&self, container: &str, attempt: u32) -> PathBuf {
+        self.sub_paths().join(format!("{container}-{attempt}"))
     }
 }
