@@ -56,6 +56,9 @@ fn a_broken_configuration_is_refused_with_the_place() {
     bundle.spec["process"]["cwd"] = json!("relative");
     fails(&bundle, &["process.cwd", "relative"]);
     let mut bundle = Bundle::idle();
+    bundle.spec["process"]["user"] = json!({"uid": u32::MAX});
+    fails(&bundle, &["process.user", "4294967295"]);
+    let mut bundle = Bundle::idle();
     bundle.spec["process"]["args"] = json!([]);
     fails(&bundle, &["process.args"]);
     let mut bundle = Bundle::idle();
@@ -89,7 +92,11 @@ fn a_mount_that_fails_leaves_nothing() {
     let mut bundle = Bundle::idle();
     let mount = json!({"destination": "/x", "source": "/no/such/source", "type": "bind", "options": ["bind"]});
     bundle.spec["mounts"].as_array_mut().unwrap().push(mount);
-    fails(&bundle, &["o such file"]);
+    fails(&bundle, &["/no/such/source", "No such file"]);
+    let mount = json!({"destination": "/tmp", "source": "x", "type": "no-such-type"});
+    bundle.spec["mounts"].as_array_mut().unwrap().pop();
+    bundle.spec["mounts"].as_array_mut().unwrap().push(mount);
+    fails(&bundle, &["no-such-type", "ENODEV"]);
 }
 
 #[test]

@@ -11,7 +11,8 @@ use nix::sys::stat::{Mode, fstat, major, minor, umask};
 use nix::unistd::{Gid, Uid, chdir, execve, fchown, getcwd, setgroups, setresgid, setresuid};
 
 use super::capability::{self, SYS_ADMIN, Sets};
-use super::{Plan, home, lookup};
+use super::plan::{Limit, Plan};
+use super::{home, lookup};
 use crate::engine;
 use crate::error::{Error, ErrorKind};
 use crate::sys::capability as kernel;
@@ -59,6 +60,7 @@ pub fn confine(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Launch, Error> {
         capabilities: plan.capabilities,
         no_new_privileges: plan.no_new_privileges,
         seccomp: plan.seccomp.clone(),
+        limits: plan.limits.clone(),
     })
 }
 
@@ -199,16 +201,17 @@ pub struct Launch {
     capabilities: Sets,
     no_new_privileges: bool,
     seccomp: Option<oci_spec::runtime::LinuxSeccomp>,
+    limits: Vec<Limit>,
 }
 
 impl Launch {
-    /// Installs the filter and executes the program; comes back only with an error.
+    /// Applies the limits, installs the filter and executes the program; comes back only with an error.
     ///
     /// The filter is the last thing before the program, so it need not allow what the steps above do.
     pub fn run(&self) -> Error {
-        match self.filter() {
-            Ok(()) => {}
-            Err(error) => return error,
+        let limited = self.limits.iter().try_for_each(Limit::apply);
+        if let Err(error) = limited.and_then(|()| self.filter()) {
+            return error;
         }
         let Err(error) = execve(&self.program, &self.args, &self.env);
         execution_error(&self.program, error)

@@ -77,6 +77,10 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
         return Err(Error::spec("config.json: linux.namespaces: a namespace of type \"mount\" is required"));
     }
+    let uts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
+    if !uts && (spec.hostname().is_some() || spec.domainname().is_some()) {
+        return Err(Error::spec("config.json: hostname: needs a namespace of type \"uts\""));
+    }
     for (index, namespace) in namespaces.iter().enumerate() {
         if namespaces[..index].iter().any(|earlier| earlier.typ() == namespace.typ()) {
             let text = format!("config.json: linux.namespaces: \"{}\" is there twice", namespace.typ());
@@ -91,6 +95,13 @@ pub fn check_process(process: &Process) -> Result<(), Error> {
     match process.args().as_deref() {
         None | Some([]) => return Err(Error::spec("process.args: must not be empty")),
         Some(_) => {}
+    }
+    let user = process.user();
+    for id in [user.uid(), user.gid()].iter().chain(user.additional_gids().iter().flatten()) {
+        // The kernel takes the largest for "unchanged", which here would be root.
+        if i32::try_from(*id).is_err() {
+            return Err(Error::spec(format!("process.user: {id} is not between 0 and {}", i32::MAX)));
+        }
     }
     if !process.cwd().is_absolute() {
         return Err(Error::spec(format!("process.cwd: {} is not absolute", process.cwd().display())));

@@ -18,12 +18,19 @@ pub struct Shadow {
     pub spec: Spec,
     /// The namespaces to join; the specification names them through these descriptors.
     pub namespaces: Vec<File>,
+    /// Those to be joined before the engine begins.
+    pub first: Vec<File>,
 }
+
+/// Whoever has joined a user namespace cannot join these any more when they belong to the machine. They are joined
+/// first then, by the helper, from whom the container inherits them.
+const LOST_WITH_PRIVILEGE: [LinuxNamespaceType; 3] =
+    [LinuxNamespaceType::Network, LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts];
 
 /// Makes the engine's specification out of the caller's.
 pub fn shadow(spec: &Spec, bundle: &Path, rootfs: &Path, cgroup: &Path) -> Result<Shadow, Error> {
     let mut shadow = spec.clone();
-    let mut namespaces = Vec::new();
+    let (mut namespaces, mut first) = (Vec::new(), Vec::new());
     let mut root = Root::default();
     root.set_path(rootfs.to_owned());
     root.set_readonly(spec.root().as_ref().and_then(|root| root.readonly()));
@@ -32,19 +39,35 @@ pub fn shadow(spec: &Spec, bundle: &Path, rootfs: &Path, cgroup: &Path) -> Resul
     shadow.set_mounts(spec.mounts().as_ref().map(|mounts| mounts.iter().map(|each| mount(each, bundle)).collect()));
     shadow.set_hooks(spec.hooks().as_ref().and_then(hooks));
     if let Some(linux) = spec.linux() {
-        shadow.set_linux(Some(adapt(linux, cgroup, &mut namespaces)?));
+        let adapted = adapt(linux, cgroup, &mut namespaces, &mut first)?;
+        let has = |kind| adapted.namespaces().iter().flatten().any(|each| each.typ() == kind);
+        if !has(LinuxNamespaceType::Uts) {
+            // The joined one has its names already, and the engine sets them for a namespace it knows of only.
+            shadow.set_hostname(None);
+            shadow.set_domainname(None);
+        }
+        shadow.set_linux(Some(adapted));
     }
-    Ok(Shadow { spec: shadow, namespaces })
+    Ok(Shadow { spec: shadow, namespaces, first })
 }
 
-fn adapt(linux: &Linux, cgroup: &Path, files: &mut Vec<File>) -> Result<Linux, Error> {
+fn adapt(linux: &Linux, cgroup: &Path, files: &mut Vec<File>, first: &mut Vec<File>) -> Result<Linux, Error> {
     let mut shadow = linux.clone();
     shadow.set_cgroups_path(Some(cgroup.to_owned()));
     shadow.set_seccomp(None);
     shadow.set_rootfs_propagation(linux.rootfs_propagation().as_deref().map(propagation));
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
-    let joined: Result<Vec<_>, Error> = namespaces.iter().map(|each| namespace(each, files)).collect();
-    shadow.set_namespaces(Some(joined?));
+    let user = namespaces.iter().any(|each| each.typ() == LinuxNamespaceType::User);
+    let mut rest = Vec::new();
+    for each in namespaces {
+        let path = each.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+        if user && path && LOST_WITH_PRIVILEGE.contains(&each.typ()) {
+            namespace(each, first)?;
+        } else {
+            rest.push(namespace(each, files)?);
+        }
+    }
+    shadow.set_namespaces(Some(rest));
     Ok(shadow)
 }
 

@@ -105,9 +105,12 @@ pub fn restore_signals(mask: &SignalMask) -> io::Result<()> {
 ///
 /// Ignored signals survive execve; Rust's own start-up ignores SIGPIPE, which no container wants.
 pub fn default_signals() -> io::Result<()> {
+    /// The kernel's own `struct sigaction`: handler, flags, restorer, mask. All zero is the default action.
+    const DEFAULT: [libc::c_ulong; 4] = [0; 4];
     for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: SIG_DFL only. It fails for SIGKILL, SIGSTOP and the two of the C library, which is as well.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // SAFETY: the kernel reads 32 bytes and calls nothing. The C library's wrapper would leave out the two
+        // signals it keeps for itself. It fails for SIGKILL and SIGSTOP, which have no other action.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, DEFAULT.as_ptr(), 0, 8) };
     }
     let mut none = MaybeUninit::uninit();
     // SAFETY: filled before it is read.
@@ -117,11 +120,19 @@ pub fn default_signals() -> io::Result<()> {
     }
 }
 
-/// Sets a resource limit of another process (prlimit(2)).
-pub fn set_limit(pid: i32, resource: u32, soft: u64, hard: u64) -> io::Result<()> {
+/// A resource limit of this process, soft and hard (getrlimit(2)).
+pub fn limit(resource: u32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: `limit` outlives the call.
+    check(unsafe { libc::prlimit64(0, resource, ptr::null(), &mut limit) }.into())?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
+/// Sets a resource limit of this process (setrlimit(2)).
+pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
     // SAFETY: `limit` outlives the call; the old value is not asked for.
-    check(unsafe { libc::prlimit64(pid, resource, &limit, ptr::null_mut()) }.into()).map(drop)
+    check(unsafe { libc::prlimit64(0, resource, &limit, ptr::null_mut()) }.into()).map(drop)
 }
 
 /// Joins the session keyring of that name, making it when there is none, and lets its owner search it

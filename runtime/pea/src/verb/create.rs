@@ -4,6 +4,7 @@ use std::env;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sched::{CloneFlags, setns};
 use nix::sys::stat::{Mode, umask};
 use oci_spec::runtime::Spec;
 
@@ -139,6 +140,10 @@ impl Request {
         let Prepared { spec, plan, mut record, .. } = prepared;
         self.surroundings(&plan, &record)?;
         let shadow = spec::shadow(&spec, &record.bundle, &record.rootfs, &record.cgroup)?;
+        for namespace in &shadow.first {
+            // Zero: of whatever kind it is, which has been checked.
+            setns(namespace, CloneFlags::empty()).map_err(|error| Error::io("join a namespace", error))?;
+        }
         let hooks = spec.hooks().as_ref();
         let pid = engine::build(engine::Build {
             id: record.id.clone(),
@@ -154,7 +159,6 @@ impl Request {
             preserve_fds: kept.preserve,
             close_in_init: vec![lock.number()],
         })?;
-        plan.limit(pid)?;
         let ended = || Error::internal(format!("the container's init {pid} ended while the container was created"));
         record.init = Some(Init::of(pid).ok_or_else(ended)?);
         self.container.save(&record, lock)?;
@@ -180,6 +184,7 @@ impl Request {
         if self.new_keyring {
             join_keyring(&record.id)?;
         }
+        plan.raise_limits()?;
         plan.adjust_oom_score()?;
         cgroup::join_uncontrolled(&record.cgroup)
     }

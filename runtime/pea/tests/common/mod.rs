@@ -89,7 +89,7 @@ impl Bundle {
 
     pub fn create(&self) {
         let null = || fs::File::options().read(true).write(true).open("/dev/null").expect("/dev/null");
-        let status = self.pea(&["create", &self.id]).stdin(null()).stdout(null()).stderr(null()).status();
+        let status = self.pea(&["create", &self.id]).stdin(null()).stdout(null()).status();
         assert!(status.expect("pea").success(), "create failed");
     }
 

@@ -1,5 +1,7 @@
 //! The engine that builds a container's surroundings: libcontainer. No other module knows it.
 
+mod listener;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -18,6 +20,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use oci_spec::runtime::{Hook, LinuxSeccomp, Spec};
 
+use self::listener::Listener;
 use crate::error::{Error, ErrorKind};
 use crate::hooks;
 use crate::process::{Launch, Plan, confine};
@@ -52,6 +55,8 @@ pub fn build(build: Build) -> Result<i32, Error> {
     let result = socket::listen(&build.dir.join(RESULT_SOCKET)).map_err(|error| Error::io("make a socket", error))?;
     let flags = OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
     let (failure, report) = pipe2(flags).map_err(|error| Error::io("make a pipe", error))?;
+    let (log, tell_log) = pipe2(flags).map_err(|error| Error::io("make a pipe", error))?;
+    Listener::install(File::from(tell_log));
     let proc = socket::open_dir(Path::new("/proc")).map_err(|error| Error::io("open /proc", error))?;
     let workload = Workload(Rc::new(Init {
         plan: build.plan,
@@ -82,8 +87,33 @@ pub fn build(build: Build) -> Result<i32, Error> {
             Some(pid) => Ok(pid.as_raw()),
             None => Err(Error::internal("the engine built a container without an init")),
         },
-        Err(error) => Err(own_error(failure).unwrap_or_else(|| engine_error(&error))),
+        Err(error) => Err(own_error(failure).unwrap_or_else(|| failed(&error, &read_pipe(log)))),
     }
+}
+
+/// What the engine says of itself, which helps nobody.
+const PHRASES: [&str; 4] = [
+    "failed to create container: ",
+    "exec process failed with error ",
+    "error in executing process : ",
+    "intermediate process error ",
+];
+
+/// The engine's error, with the first cause it logged, and where that does not name it, the system call's error.
+fn failed(error: &dyn StdError, log: &[u8]) -> Error {
+    let log = String::from_utf8_lossy(log);
+    let mut lines = log.lines().map(|line| line.split_once(listener::SEPARATOR).unwrap_or((line, "")));
+    let mut text = PHRASES.iter().fold(engine_error(error).to_string(), |text, phrase| text.replace(phrase, ""));
+    if let Some((message, fields)) = lines.next() {
+        let details = [fields].into_iter().chain(lines.map(|(_, fields)| fields)).find(|fields| !fields.is_empty());
+        if !text.contains(message) {
+            text = format!("{text}: {message}");
+        }
+        if !message.contains("os error") {
+            text += details.unwrap_or("");
+        }
+    }
+    Error::internal(format!("create the container: {text}"))
 }
 
 fn write_bundle(bundle: &Path, spec: &Spec) -> Result<(), Error> {
@@ -94,10 +124,15 @@ fn write_bundle(bundle: &Path, spec: &Spec) -> Result<(), Error> {
 
 /// What our part of the init said before it failed: more than what the engine makes of it.
 fn own_error(failure: OwnedFd) -> Option<Error> {
+    serde_json::from_slice(&read_pipe(failure)).ok()
+}
+
+/// What is in a non-blocking pipe now.
+fn read_pipe(pipe: OwnedFd) -> Vec<u8> {
     let mut text = Vec::new();
     // Ends with WouldBlock when nobody has written; what was read until then stays.
-    let _ = File::from(failure).read_to_end(&mut text);
-    serde_json::from_slice(&text).ok()
+    let _ = File::from(pipe).read_to_end(&mut text);
+    text
 }
 
 /// The engine's error with all its causes, each said once.
@@ -111,8 +146,7 @@ fn engine_error(error: &dyn StdError) -> Error {
         }
         cause = error.source();
     }
-    // It passes on what its processes said, each with a phrase of its own before it.
-    Error::internal(text.replace(" (os error ", " (errno "))
+    Error::internal(text)
 }
 
 /// Lets the program of a built container begin, and waits until it has, or has failed to.
