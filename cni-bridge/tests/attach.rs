@@ -261,6 +261,13 @@ fn del_removes_nobody_elses_interface() {
     assert!(node.links().is_empty() && node.leased().is_empty(), "refused before anything was made");
     node.del(&conf, "a", &pod);
     assert!(pod.ip(&["link"]).contains("eth0@other"), "it is not ours");
+
+    // Nor one that leads to another bridge of the node.
+    let elsewhere = Pod::new();
+    node.add(&node.conf(json!({"name": "other", "bridge": "br1"})), "a", &elsewhere);
+    node.add(&conf, "b", &Pod::new());
+    node.del(&conf, "a", &elsewhere);
+    assert!(elsewhere.ip(&["link"]).contains("eth0"), "it is another network's");
 }
 
 // Behaviour 77.

@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use cni_bridge::netlink::{Uplink, link_by_name, loopback_up, uplink, veth_links};
+use cni_bridge::netlink::{Mac, RouteSocket, Uplink, link, link_by_name, loopback_up, uplink, veth_links};
 use nix::sched::{CloneFlags, unshare};
 
 fn ip(args: &str) {
@@ -57,4 +57,23 @@ fn links_are_found_by_name_and_by_kind() {
     let names: Vec<_> = veths.iter().map(|link| link.name.as_str()).collect();
     assert_eq!(names, ["veth0", "veth1"]);
     assert_eq!((veths[0].controller, veths[0].peer), (Some(bridge.index), Some(veths[1].index)));
+}
+
+#[test]
+fn a_bridge_is_made_once_however_many_make_it() {
+    testkit::enter_node();
+    let mut socket = RouteSocket::open().unwrap();
+    let (first, second) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]));
+    socket.apply(vec![link::create_bridge("br0", first), link::create_bridge("br0", second)]).unwrap();
+    assert_eq!(link_by_name("br0").unwrap().unwrap().mac, Some(first));
+}
+
+#[test]
+fn a_batch_goes_on_after_a_refusal_and_tells_the_first_one() {
+    testkit::enter_node();
+    let mut socket = RouteSocket::open().unwrap();
+    let error = socket.apply(vec![link::set_up("none"), link::set_up("lo"), link::set_mtu("none", 1)]).unwrap_err();
+    assert_eq!(error.to_string(), "cannot set none up: No such device");
+    socket.apply(vec![link::set_mtu("lo", 1400)]).unwrap();
+    assert_eq!(link_by_name("lo").unwrap().unwrap().mtu, 1400, "answers of the next batch are its own");
 }

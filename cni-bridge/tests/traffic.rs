@@ -128,21 +128,21 @@ fn a_subnet_added_later_joins_the_one_that_has_pods() {
     assert_eq!(node.ruleset(), "");
 }
 
-// A reused address with another MAC: the node must not send to the old one.
+// The announcement of the new pod would mend most entries in time, but not one that was pinned, and not one
+// asked for before it is heard.
 #[test]
-fn a_reused_address_is_reached_at_once() {
+fn what_the_node_remembers_of_a_reused_address_is_forgotten() {
     let node = Node::new();
-    let conf =
-        node.conf(json!({"isGateway": true, "runtimeConfig": {"ips": ["10.1.2.9"], "mac": "02:00:00:00:00:01"}}));
+    let conf = |mac: &str| node.conf(json!({"isGateway": true, "runtimeConfig": {"ips": ["10.1.2.9"], "mac": mac}}));
     let first = Pod::new();
-    node.add(&conf, "a", &first);
+    node.add(&conf("02:00:00:00:00:01"), "a", &first);
     assert!(node_pings("10.1.2.9"));
-    node.del(&conf, "a", &first);
+    node.del(&conf("02:00:00:00:00:01"), "a", &first);
+    let stale = ["neighbour", "replace", "10.1.2.9", "lladdr", "02:00:00:00:00:01", "dev", "br0", "nud", "permanent"];
+    testkit::run(Command::new("ip").args(stale));
     let second = Pod::new();
-    let other =
-        node.conf(json!({"isGateway": true, "runtimeConfig": {"ips": ["10.1.2.9"], "mac": "02:00:00:00:00:02"}}));
-    node.add(&other, "b", &second);
-    assert!(node_pings("10.1.2.9"), "{}", testkit::output(Command::new("ip").args(["neighbour"])));
+    node.add(&conf("02:00:00:00:00:02"), "b", &second);
+    assert!(node_pings("10.1.2.9"), "{}", testkit::output(Command::new("ip").arg("neighbour")));
 }
 
 // Behaviour 92; and bridge, gateway and rule made by fifty at once.

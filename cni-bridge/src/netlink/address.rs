@@ -58,11 +58,19 @@ pub fn list(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, Erro
     message.header.index = index;
     let doing = format!("list the addresses of the interface with index {index}");
     let answers = socket.dump(&doing, RouteNetlinkMessage::GetAddress(message))?;
-    Ok(answers.into_iter().filter_map(read).filter(|address| !is_link_local(address.ip())).collect())
+    Ok(answers
+        .into_iter()
+        .filter_map(|answer| read(answer, index))
+        .filter(|address| !is_link_local(address.ip()))
+        .collect())
 }
 
-fn read(answer: RouteNetlinkMessage) -> Option<IpNetwork> {
+fn read(answer: RouteNetlinkMessage, index: u32) -> Option<IpNetwork> {
     let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+    // IPv6 answers are filtered by the kernel since 4.20 as well, but a stray one would be taken for an obstacle.
+    if message.header.index != index {
+        return None;
+    }
     let prefix = message.header.prefix_len;
     // IFA_LOCAL is the address where both are told (IPv4); IFA_ADDRESS may be a peer's.
     let local = message.attributes.iter().find_map(|attribute| match attribute {

@@ -2,7 +2,7 @@
 //!
 //! | module | of the specification |
 //! |---|---|
-//! | [`env`](self::env) | "CNI protocol": the verbs and the variables each needs |
+//! | [`mod@env`] | "CNI protocol": the verbs and the variables each needs |
 //! | [`version`] | the versions and what each allows |
 //! | [`config`] | "Plugin configuration objects", as one plugin reads it from stdin |
 //! | [`conflist`] | "Network configuration format", as a runtime reads it from a directory |
@@ -22,7 +22,7 @@ pub mod result;
 pub mod version;
 
 pub use config::{Attachment, Config, Runtime};
-pub use conflist::NetConfList;
+pub use conflist::{Call, NetConfList, Plugin};
 pub use env::{CniArgs, Environment, Verb};
 pub use error::{Error, code};
 pub use result::{Dns, Interface, IpConfig, Route, Success};
