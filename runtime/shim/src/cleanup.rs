@@ -164,7 +164,8 @@ fn end_shim(path: &Path) -> Result<Option<Lock>, Error> {
         }
         match lock::holder(path).map(|pid| (pid, sys::pidfd_open(pid))) {
             Some((_, Ok(pidfd))) if take_lock(path)?.is_none() => kill(&pidfd, end)?,
-            // Just forked, and has not signed yet: it will within microseconds.
+            // Just forked, and has not signed yet; or dead, and its init is on its way to be: a matter of
+            // microseconds, for which the lock offers no event.
             _ => std::thread::sleep(Duration::from_millis(1)),
         }
     }

@@ -36,8 +36,8 @@ pub struct Inheritance {
     pub socket: PathBuf,
     /// Listens already, so that a client need not wait for the daemon.
     pub listener: UnixListener,
-    /// Held for life.
-    pub lock: Lock,
+    /// Held for life: by the pod, once it serves.
+    pub lock: Option<Lock>,
     /// `start` waits at the other end, until this is dropped.
     pub ready: Option<PipeWriter>,
 }
@@ -62,7 +62,9 @@ pub fn run(mut inheritance: Inheritance) -> ! {
 /// Leaves everything of the caller's behind: session, terminal, directory, descriptors.
 fn detach(inheritance: &mut Inheritance) -> Result<(), Error> {
     let failed = |source: io::Error| Error::io("detach the shim", source);
-    inheritance.lock.sign(std::process::id()).map_err(failed)?;
+    if let Some(lock) = &mut inheritance.lock {
+        lock.sign(std::process::id()).map_err(failed)?;
+    }
     setsid().map_err(|errno| failed(errno.into()))?;
     set_child_subreaper(true).map_err(|errno| failed(errno.into()))?;
     let null = File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
@@ -73,7 +75,8 @@ fn detach(inheritance: &mut Inheritance) -> Result<(), Error> {
     // These would be closed below by number, behind their owners' backs.
     drop((null, log));
     std::env::set_current_dir("/").map_err(failed)?;
-    let mut kept = vec![inheritance.listener.as_raw_fd(), inheritance.lock.file().as_raw_fd()];
+    let mut kept = vec![inheritance.listener.as_raw_fd()];
+    kept.extend(inheritance.lock.as_ref().map(|lock| lock.file().as_raw_fd()));
     kept.extend(inheritance.ready.as_ref().map(AsRawFd::as_raw_fd));
     sys::close_all_but(&kept).map_err(failed)
 }
@@ -98,7 +101,8 @@ fn serve(inheritance: &mut Inheritance) -> Result<(), Error> {
 
 async fn live(inheritance: &mut Inheritance) -> Result<(), Error> {
     let events = Publisher::new(&inheritance.events, &inheritance.namespace);
-    let pod = Pod::new(&inheritance.namespace, &inheritance.bundle, events);
+    let lock = inheritance.lock.take().ok_or_else(|| Error::internal("a shim lives once"))?;
+    let pod = Pod::new(&inheritance.namespace, &inheritance.bundle, lock, events);
     tokio::spawn(pod.reaper.clone().reap_orphans());
     let listener = inheritance.listener.try_clone().map_err(|source| Error::io("serve the shim's socket", source))?;
     let mut server = server::server(&pod, listener)?;

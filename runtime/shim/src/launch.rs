@@ -56,7 +56,7 @@ fn fork(start: &Start, bundle: PathBuf, socket: &Path, listener: UnixListener) -
             bundle,
             socket: socket.to_owned(),
             listener,
-            lock,
+            lock: Some(lock),
             ready: Some(signal),
         }),
         Fork::Parent(_) => {

@@ -1,6 +1,7 @@
 //! The pod: the containers this process looks after, and the sandbox if it holds one.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -8,6 +9,7 @@ use tokio::sync::Notify;
 
 use crate::error::Error;
 use crate::events::Publisher;
+use crate::lock::Lock;
 use crate::options::TaskOptions;
 use crate::reap::Reaper;
 use crate::sandbox::Sandbox;
@@ -29,6 +31,7 @@ pub struct Pod {
 struct Inner {
     namespace: String,
     bundle: PathBuf,
+    lock: Lock,
     members: Mutex<Members>,
     quit: Notify,
 }
@@ -50,11 +53,12 @@ pub struct Home {
 }
 
 impl Pod {
-    /// An empty pod, whose shim was started in `bundle`.
-    pub fn new(namespace: &str, bundle: &Path, events: Publisher) -> Self {
+    /// An empty pod, whose shim was started in `bundle` and holds its `lock`.
+    pub fn new(namespace: &str, bundle: &Path, lock: Lock, events: Publisher) -> Self {
         let inner = Inner {
             namespace: namespace.to_owned(),
             bundle: bundle.to_owned(),
+            lock,
             members: Mutex::default(),
             quit: Notify::new(),
         };
@@ -64,6 +68,11 @@ impl Pod {
     /// The bundle the shim was started in: a sandbox's own, or its first container's.
     pub fn bundle(&self) -> &Path {
         &self.inner.bundle
+    }
+
+    /// The file whose lock says that this shim lives.
+    pub fn lock(&self) -> &File {
+        self.inner.lock.file()
     }
 
     /// Where a container with these options is kept. What the sandbox says goes first: whoever

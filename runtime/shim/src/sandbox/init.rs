@@ -2,7 +2,10 @@
 //! behind, and ends on SIGTERM, taking all of them with it.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use nix::sys::prctl::{set_name, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal};
@@ -10,31 +13,50 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
 use crate::sys::{self, Fork};
 
+/// How long the init may take to set itself up.
+const SETUP: Duration = Duration::from_secs(5);
+
 /// Forks the init into a PID namespace of its own. It is the shim's child, and dies with it.
-pub(super) fn spawn() -> io::Result<i32> {
+///
+/// The init keeps the shim's lock: as long as anything of the pod's own lives, the lock is taken,
+/// and whoever clears up after a killed shim waits for the end of its init as well.
+pub(super) fn spawn(lock: &File) -> io::Result<i32> {
+    let (mut ours, theirs) = UnixStream::pair()?;
     match sys::fork(libc::CLONE_NEWPID)? {
-        Fork::Parent(pid) => Ok(pid),
         Fork::Child => {
-            let status = i32::from(run().is_err());
+            drop(ours);
+            let status = i32::from(run(theirs, lock).is_err());
             sys::exit_now(status)
+        }
+        Fork::Parent(pid) => {
+            drop(theirs);
+            ours.set_read_timeout(Some(SETUP))?;
+            ours.write_all(&[0])?;
+            ours.read_exact(&mut [0])?;
+            Ok(pid)
         }
     }
 }
 
 /// Everything an init does. It never returns to what the shim was doing: its memory is a copy of
-/// the shim's, and none of the shim's descriptors is left to it.
-fn run() -> io::Result<()> {
+/// the shim's, and none of the shim's descriptors but the lock is left to it.
+fn run(mut shim: UnixStream, lock: &File) -> io::Result<()> {
     // Blocked for good and taken by sigwait: a signal that is blocked is never ignored, although an
     // init has no default reactions.
     let signals: SigSet = [Signal::SIGCHLD, Signal::SIGTERM].into_iter().collect();
     SigSet::all().thread_block()?;
+    sys::close_all_but(&[shim.as_raw_fd(), lock.as_raw_fd()])?;
     set_pdeathsig(Signal::SIGKILL)?;
+    // A shim that died before it could be watched shows here, as the end of the stream.
+    shim.read_exact(&mut [0])?;
     set_name(c"peapod-init")?;
-    sys::close_all_but(&[])?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     for standard in 0..=2 {
         sys::replace_standard(standard, &null)?;
     }
+    drop(null);
+    shim.write_all(&[0])?;
+    drop(shim);
     loop {
         match signals.wait()? {
             Signal::SIGTERM => return Ok(()),

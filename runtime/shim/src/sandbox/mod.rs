@@ -111,7 +111,8 @@ pub fn create(pod: &Pod, request: &CreateSandboxRequest) -> Result<(), Error> {
 
 fn spawn_init(pod: &Pod) -> Result<Child, Error> {
     let _forking = pod.reaper.forking();
-    let pid = init::spawn().map_err(|source| Error::io("start the pod's init in a new PID namespace", source))?;
+    let pid =
+        init::spawn(pod.lock()).map_err(|source| Error::io("start the pod's init in a new PID namespace", source))?;
     pod.reaper.track(pid)
 }
 

@@ -1,0 +1,179 @@
+//! The shim under Debian's containerd 1.6, driven by `ctr`.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+use std::io::Write;
+use std::process::{Command, Output, Stdio};
+
+use support::containerd::Containerd;
+use support::{cgroups_named, eventually, mounts_below, shims_with_id};
+
+fn text(output: &Output) -> (Option<i32>, String, String) {
+    let words = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().replace('\r', "");
+    (output.status.code(), words(&output.stdout), words(&output.stderr))
+}
+
+/// Nothing of a task is left, and its shim has gone.
+fn nothing_left(containerd: &Containerd, id: &str) {
+    eventually("the shim has ended", || shims_with_id(id).is_empty());
+    eventually("the bundle is gone", || containerd.bundles() == 0);
+    assert_eq!(mounts_below(&containerd.dir.path().join("state")), Vec::<String>::new());
+    assert_eq!(cgroups_named(id), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn a_run_returns_the_exit_code_and_both_outputs() {
+    let containerd = Containerd::start();
+    let id = containerd.id("run");
+    let done = testkit::attempt(&mut containerd.run(&["--rm"], &id, &["sh", "-c", "echo out; echo err >&2; exit 7"]));
+    assert_eq!(text(&done), (Some(7), "out".into(), "err".into()));
+    nothing_left(&containerd, &id);
+}
+
+#[test]
+fn output_larger_than_every_buffer_arrives_whole() {
+    let containerd = Containerd::start();
+    let id = containerd.id("big");
+    let done = testkit::attempt(&mut containerd.run(&["--rm"], &id, &["sh", "-c", "yes 0123456789 | head -n 200000"]));
+    assert_eq!(done.status.code(), Some(0));
+    assert_eq!(done.stdout.len(), 200_000 * 11);
+}
+
+#[test]
+fn standard_input_reaches_the_process_and_ends() {
+    let containerd = Containerd::start();
+    let id = containerd.id("stdin");
+    let mut command = containerd.run(&["--rm"], &id, &["sh", "-c", "cat; echo end"]);
+    let mut ctr = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    ctr.stdin.take().unwrap().write_all(b"some words\n").unwrap();
+    let done = ctr.wait_with_output().unwrap();
+    assert_eq!(text(&done), (Some(0), "some words\nend".into(), String::new()));
+}
+
+#[test]
+fn a_detached_task_is_listed_measured_executed_in_and_killed() {
+    let containerd = Containerd::start();
+    let id = containerd.id("detached");
+    testkit::run(&mut containerd.run(&["-d"], &id, &["sleep", "1000"]));
+    let list = containerd.output(&["task", "ls"]);
+    assert!(list.lines().any(|line| line.starts_with(&id) && line.ends_with("RUNNING")), "{list}");
+
+    let shim = *shims_with_id(&id).first().expect("the task's shim");
+    assert_eq!(support::status_field(shim, "Threads"), "1");
+
+    let done = containerd.try_ctr(&["task", "exec", "--exec-id", "e1", &id, "sh", "-c", "echo $((6*7)); exit 3"]);
+    assert_eq!(text(&done), (Some(3), "42".into(), String::new()));
+    let missing = containerd.try_ctr(&["task", "exec", "--exec-id", "e2", &id, "no-such-program"]);
+    assert!(!missing.status.success());
+    assert!(text(&missing).2.contains("no-such-program"), "{missing:?}");
+
+    let processes = containerd.output(&["task", "ps", &id]);
+    assert_eq!(processes.lines().count(), 2, "a heading and the sleeper: {processes}");
+    let metrics = containerd.output(&["task", "metrics", &id]);
+    assert!(metrics.contains("memory.usage_in_bytes") || metrics.contains("memory.usage"), "{metrics}");
+
+    let refused = containerd.try_ctr(&["task", "rm", &id]);
+    assert!(!refused.status.success(), "a running task was deleted");
+    testkit::run(&mut containerd.ctr(&["task", "kill", "-s", "KILL", &id]));
+    eventually("the task is listed as stopped", || containerd.output(&["task", "ls"]).contains("STOPPED"));
+    let deleted = containerd.try_ctr(&["task", "rm", &id]);
+    assert!(text(&deleted).2.contains("137"), "{deleted:?}");
+    nothing_left(&containerd, &id);
+}
+
+#[test]
+fn a_signal_reaches_the_process_by_number() {
+    let containerd = Containerd::start();
+    let id = containerd.id("signal");
+    let program = ["sh", "-c", "trap 'exit 42' TERM; while :; do sleep 0.05; done"];
+    testkit::run(&mut containerd.run(&["-d"], &id, &program));
+    // A shell that has not set its trap yet is an init without a reaction: the signal would be lost.
+    eventually("the trap works", || {
+        let _ = containerd.try_ctr(&["task", "kill", "-s", "TERM", &id]);
+        containerd.output(&["task", "ls"]).contains("STOPPED")
+    });
+    let deleted = containerd.try_ctr(&["task", "rm", &id]);
+    assert!(text(&deleted).2.contains("42"), "{deleted:?}");
+}
+
+/// Runs ctr on a terminal of its own, which it wants for `-t`.
+fn on_terminal(command: &Command) -> Output {
+    let words: Vec<String> = std::iter::once(command.get_program())
+        .chain(command.get_args())
+        .map(|word| format!("'{}'", word.to_str().unwrap()))
+        .collect();
+    testkit::attempt(Command::new("script").args(["-qec", &words.join(" "), "/dev/null"]))
+}
+
+#[test]
+fn a_terminal_is_a_terminal_and_an_exec_has_its_own() {
+    let containerd = Containerd::start();
+    let id = containerd.id("terminal");
+    let done = on_terminal(&containerd.run(&["--rm", "-t"], &id, &["sh", "-c", "tty; exit 4"]));
+    assert_eq!((done.status.code(), text(&done).1.as_str()), (Some(4), "/dev/pts/0"));
+
+    testkit::run(&mut containerd.run(&["-d"], &id, &["sleep", "1000"]));
+    let done = on_terminal(&containerd.ctr(&["task", "exec", "-t", "--exec-id", "e", &id, "tty"]));
+    assert_eq!((done.status.code(), text(&done).1.as_str()), (Some(0), "/dev/pts/0"));
+}
+
+#[test]
+fn a_task_that_cannot_be_created_says_why_and_leaves_nothing() {
+    let containerd = Containerd::start();
+    let id = containerd.id("broken");
+    let done = testkit::attempt(&mut containerd.run(&["--rm"], &id, &["/no/such/program"]));
+    assert!(!done.status.success());
+    assert!(text(&done).2.contains("/no/such/program"), "{done:?}");
+    nothing_left(&containerd, &id);
+}
+
+#[test]
+fn containerd_clears_up_after_a_shim_that_was_killed() {
+    let containerd = Containerd::start();
+    let id = containerd.id("orphan");
+    testkit::run(&mut containerd.run(&["-d"], &id, &["sleep", "1000"]));
+    let pid: u32 = containerd.output(&["task", "ls"]).split_whitespace().nth(4).unwrap().parse().unwrap();
+    let shim = *shims_with_id(&id).first().unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    eventually("the container's process has ended", || !support::alive(pid));
+    nothing_left(&containerd, &id);
+}
+
+#[test]
+fn a_restarted_containerd_finds_its_tasks_again() {
+    let mut containerd = Containerd::start();
+    let id = containerd.id("restart");
+    testkit::run(&mut containerd.run(&["-d"], &id, &["sh", "-c", "while :; do echo tick; sleep 0.05; done"]));
+    containerd.restart();
+    let list = containerd.output(&["task", "ls"]);
+    assert!(list.lines().any(|line| line.starts_with(&id) && line.ends_with("RUNNING")), "{list}");
+    let done = containerd.try_ctr(&["task", "exec", "--exec-id", "e1", &id, "echo", "still here"]);
+    assert_eq!(text(&done), (Some(0), "still here".into(), String::new()));
+    testkit::run(&mut containerd.ctr(&["task", "rm", "--force", &id]));
+    nothing_left(&containerd, &id);
+}
+
+#[test]
+fn events_come_in_the_order_things_happen() {
+    let containerd = Containerd::start();
+    let id = containerd.id("events");
+    let mut events = containerd.ctr(&["events"]).stdout(Stdio::piped()).spawn().unwrap();
+    // `ctr events` has no way to say that it listens; a container's creation in another namespace does.
+    for n in 0..5 {
+        testkit::run(&mut containerd.run(&["--rm"], &format!("{id}-{n}"), &["true"]));
+    }
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(events.id() as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
+    let mut seen = String::new();
+    std::io::Read::read_to_string(&mut events.stdout.take().unwrap(), &mut seen).unwrap();
+    events.wait().unwrap();
+    for n in 1..5 {
+        let topics: Vec<&str> = seen
+            .lines()
+            .filter(|line| line.contains(&format!("\"container_id\":\"{id}-{n}\"")))
+            .filter_map(|line| line.split_whitespace().find(|word| word.starts_with("/tasks/")))
+            .collect();
+        assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"], "{seen}");
+    }
+}

@@ -1,0 +1,463 @@
+//! The shim under our own client, as peapod drives it: a pod with and without processes of its own.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::time::Duration;
+
+use pea_shim::client::{Error, Shim, Stdio, TaskStatus, delete};
+use pea_shim::sandbox::Namespace;
+use support::pod::{Pod, binary, process, run, shell};
+use support::{alive, open_files, status_field};
+
+fn namespace(pid: u32, name: &str) -> String {
+    fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap().display().to_string()
+}
+
+/// The log's records without their times.
+fn records(file: &std::path::Path) -> Vec<String> {
+    let log = fs::read_to_string(file).unwrap();
+    log.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+}
+
+#[test]
+fn two_containers_share_the_pods_namespaces_and_nothing_else() {
+    run(async {
+        let pod = Pod::start().await;
+        let one = pod.start_container("one", &["sleep", "1000"], Stdio::default()).await;
+        let two = pod.start_container("two", &["sleep", "1000"], Stdio::default()).await;
+        for shared in ["ipc", "net", "uts"] {
+            assert_eq!(namespace(one, shared), namespace(two, shared), "{shared}");
+            assert_eq!(namespace(one, shared), namespace(pod.pid, shared), "{shared}");
+            assert_ne!(namespace(one, shared), namespace(std::process::id(), shared), "{shared}");
+        }
+        for own in ["mnt", "pid"] {
+            assert_ne!(namespace(one, own), namespace(two, own), "{own}");
+        }
+        assert_eq!(pod.pid, pod.shim_pid, "the pod is its shim: no pause process");
+        assert_eq!(status_field(pod.shim_pid, "Threads"), "1");
+        pod.end().await;
+    });
+}
+
+#[test]
+fn the_pods_hostname_is_seen_inside_and_the_nodes_is_left_alone() {
+    run(async {
+        let before = nix::unistd::gethostname().unwrap();
+        let pod = Pod::start().await;
+        let (stdio, log) = pod.log("name");
+        pod.start_container("name", &["hostname"], stdio).await;
+        assert_eq!(pod.finish("name").await.status, 0);
+        assert_eq!(records(&log), ["stdout F web"]);
+        assert_eq!(nix::unistd::gethostname().unwrap(), before);
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_shared_pid_namespace_has_a_tiny_init_that_reaps() {
+    run(async {
+        let pod = Pod::with(&[Namespace::Ipc, Namespace::Network, Namespace::Pid, Namespace::Uts]).await;
+        assert_ne!(pod.pid, pod.shim_pid);
+        assert_eq!(status_field(pod.pid, "Name"), "peapod-init");
+        assert_eq!(status_field(pod.pid, "Threads"), "1");
+        assert_eq!(open_files(pod.pid), 4, "the standard ones and the lock");
+        // An orphan in the container: its parent ends at once, and so does it, a little later.
+        let script = "(sh -c 'sleep 0.1' &); exec sleep 1000";
+        let one = pod.start_container("one", &["sh", "-c", script], Stdio::default()).await;
+        let two = pod.start_container("two", &["sleep", "1000"], Stdio::default()).await;
+        assert_eq!(namespace(one, "pid"), namespace(two, "pid"));
+        assert_eq!(namespace(one, "pid"), namespace(pod.pid, "pid"));
+        let children = format!("/proc/{0}/task/{0}/children", pod.pid);
+        support::eventually("the orphan is reaped", || fs::read_to_string(&children).unwrap().trim().is_empty());
+
+        // The end of one container's init takes its other processes along, although they are in a common namespace.
+        let id = pod.container_id("one");
+        pod.shim.exec(&id, "bystander", &process(&["sleep", "1000"]), &Stdio::default()).await.unwrap();
+        let bystander = pod.shim.start(&id, Some("bystander")).await.unwrap();
+        pod.shim.kill(&id, None, libc::SIGKILL as u32, false).await.unwrap();
+        assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 137);
+        assert!(!alive(bystander), "an exec outlived its container");
+        assert!(alive(two), "the other container went along");
+        pod.end().await;
+        assert!(!alive(two));
+    });
+}
+
+#[test]
+fn the_log_is_complete_when_the_container_is_deleted() {
+    run(async {
+        let pod = Pod::start().await;
+        let (stdio, log) = pod.log("lines");
+        let script = "i=0; while [ $i -lt 5000 ]; do echo line $i; i=$((i+1)); done; echo oops >&2; printf end";
+        pod.start_container("lines", &["sh", "-c", script], stdio).await;
+        assert_eq!(pod.finish("lines").await.status, 0);
+        let records = records(&log);
+        let expected: Vec<String> = (0..5000).map(|n| format!("stdout F line {n}")).collect();
+        let stdout: Vec<&String> = records.iter().filter(|record| record.starts_with("stdout")).collect();
+        assert_eq!(stdout.len(), 5001);
+        assert!(expected.iter().eq(stdout.iter().take(5000).copied()));
+        assert_eq!(stdout[5000], "stdout F end");
+        assert!(records.contains(&"stderr F oops".to_owned()));
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_plain_file_gets_the_bytes_as_they_are() {
+    run(async {
+        let pod = Pod::start().await;
+        let file = pod.dir.path().join("raw");
+        fs::write(&file, "before\n").unwrap();
+        let stdout = format!("file://{}", file.display());
+        pod.start_container("raw", &["printf", "a\\000b"], Stdio { stdout, ..Stdio::default() }).await;
+        pod.finish("raw").await;
+        assert_eq!(fs::read(&file).unwrap(), b"before\na\0b");
+        pod.end().await;
+    });
+}
+
+#[test]
+fn exit_codes_and_signals_are_told_apart_to_every_waiter_before_and_after() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("exits");
+        pod.create("exits", &["sh", "-c", "exit 33"], Stdio::default()).await.unwrap();
+        let waiters: Vec<_> = (0..5)
+            .map(|_| {
+                let (shim, id) = (pod.shim.clone(), id.clone());
+                tokio::spawn(async move { shim.wait(&id, None).await.unwrap() })
+            })
+            .collect();
+        assert_eq!(pod.shim.state(&id, None).await.unwrap().status, TaskStatus::Created);
+        pod.shim.start(&id, None).await.unwrap();
+        for waiter in waiters {
+            assert_eq!(waiter.await.unwrap().status, 33);
+        }
+        let state = pod.shim.state(&id, None).await.unwrap();
+        assert_eq!((state.status, state.exit.unwrap().status), (TaskStatus::Stopped, 33));
+        assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 33);
+        let late = pod.shim.kill(&id, None, libc::SIGTERM as u32, false).await;
+        assert!(matches!(late, Err(Error::NotFound(_))), "{late:?}");
+        pod.finish("exits").await;
+        assert!(matches!(pod.shim.state(&id, None).await, Err(Error::NotFound(_))));
+
+        pod.start_container("killed", &["sleep", "1000"], Stdio::default()).await;
+        let id = pod.container_id("killed");
+        pod.shim.kill(&id, None, libc::SIGKILL as u32, true).await.unwrap();
+        assert_eq!(pod.finish("killed").await.status, 128 + 9);
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_real_time_signal_and_a_wrong_one_do_no_harm() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        pod.shim.exec(&id, "e", &process(&["sleep", "1000"]), &Stdio::default()).await.unwrap();
+        pod.shim.start(&id, Some("e")).await.unwrap();
+        let wrong = pod.shim.kill(&id, Some("e"), 4711, false).await;
+        assert!(matches!(wrong, Err(Error::InvalidArgument(_))), "{wrong:?}");
+        pod.shim.kill(&id, Some("e"), 34, false).await.unwrap();
+        assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 128 + 34);
+        assert_eq!(pod.shim.state(&id, None).await.unwrap().status, TaskStatus::Running);
+        pod.end().await;
+    });
+}
+
+#[test]
+fn what_the_state_forbids_is_refused() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let again = pod.create("c", &["true"], Stdio::default()).await;
+        assert!(matches!(again, Err(Error::AlreadyExists(_))), "{again:?}");
+        assert!(matches!(pod.shim.start(&id, None).await, Err(Error::FailedPrecondition(_))));
+        assert!(matches!(pod.shim.delete(&id, None).await, Err(Error::FailedPrecondition(_))));
+        assert!(matches!(pod.shim.state("nobody", None).await, Err(Error::NotFound(_))));
+        assert!(matches!(pod.shim.start(&id, Some("nothing")).await, Err(Error::NotFound(_))));
+        assert!(alive(pod.shim.connect_task(&id).await.unwrap().1), "the refused second create hurt the first");
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_create_that_fails_is_undone_and_the_id_is_free_again() {
+    run(async {
+        let pod = Pod::start().await;
+        let failed = pod.create("c", &["/no/such/program"], Stdio::default()).await;
+        assert!(failed.unwrap_err().to_string().contains("/no/such/program"));
+        assert_eq!(support::mounts_below(pod.dir.path()), Vec::<String>::new());
+        assert_eq!(fs::read_dir(pod.dir.path().join("pea")).unwrap().count(), 0);
+        pod.start_container("c", &["true"], Stdio::default()).await;
+        assert_eq!(pod.finish("c").await.status, 0);
+        pod.end().await;
+    });
+}
+
+/// Makes FIFOs in the pod's directory.
+fn fifos(pod: &Pod, names: &[&str]) -> Vec<String> {
+    let make = |name: &&str| {
+        let path = pod.dir.path().join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+        path.display().to_string()
+    };
+    names.iter().map(make).collect()
+}
+
+#[test]
+fn an_exec_over_fifos_reads_writes_and_ends_with_its_input() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let fifos = fifos(&pod, &["in", "out"]);
+        let stdio = Stdio { stdin: fifos[0].clone(), stdout: fifos[1].clone(), ..Stdio::default() };
+        pod.shim.exec(&id, "e", &shell("cat; echo end"), &stdio).await.unwrap();
+        // Nobody has opened the FIFOs yet: neither the start nor the process may hang or fail for it.
+        pod.shim.start(&id, Some("e")).await.unwrap();
+        let reader = std::thread::spawn({
+            let path = fifos[1].clone();
+            move || fs::read_to_string(path).unwrap()
+        });
+        fs::write(&fifos[0], "words\n").unwrap();
+        pod.shim.close_io(&id, Some("e")).await.unwrap();
+        assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 0);
+        pod.shim.delete(&id, Some("e")).await.unwrap();
+        assert_eq!(reader.join().unwrap(), "words\nend\n");
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_terminal_has_the_size_it_is_given() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let (mut stdio, log) = pod.log("tty");
+        stdio.terminal = true;
+        pod.shim
+            .exec(
+                &id,
+                "e",
+                &shell("tty; while ! stty size 2>/dev/null | grep -q '40 100'; do :; done; echo seen"),
+                &stdio,
+            )
+            .await
+            .unwrap();
+        pod.shim.start(&id, Some("e")).await.unwrap();
+        pod.shim.resize(&id, Some("e"), 100, 40).await.unwrap();
+        assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 0);
+        pod.shim.delete(&id, Some("e")).await.unwrap();
+        // A terminal ends its lines with CR LF, of which the record's end is one.
+        assert_eq!(records(&log), ["stdout F /dev/pts/0", "stdout F seen"]);
+        let none = pod.shim.resize(&id, None, 1, 1).await;
+        assert!(matches!(none, Err(Error::FailedPrecondition(_))), "{none:?}");
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_hundred_execs_leak_neither_descriptors_nor_threads_nor_zombies() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let exec = async |n: u32| {
+            let (stdio, _) = pod.log("execs");
+            let name = format!("e{n}");
+            pod.shim.exec(&id, &name, &shell(&format!("echo {n}; exit {n}")), &stdio).await.unwrap();
+            pod.shim.start(&id, Some(&name)).await.unwrap();
+            assert_eq!(pod.shim.wait(&id, Some(&name)).await.unwrap().status, n);
+            pod.shim.delete(&id, Some(&name)).await.unwrap();
+        };
+        exec(0).await;
+        let files = open_files(pod.shim_pid);
+        for n in 1..=100 {
+            exec(n).await;
+        }
+        assert_eq!(open_files(pod.shim_pid), files);
+        assert_eq!(status_field(pod.shim_pid, "Threads"), "1");
+        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.shim_pid)).unwrap();
+        assert_eq!(children.split_whitespace().count(), 1, "more than the container's init is the shim's child");
+        assert_eq!(records(&pod.log("execs").1).len(), 101);
+        let processes = pod.shim.pids(&id).await.unwrap();
+        assert_eq!(processes.len(), 1, "{processes:?}");
+        pod.end().await;
+    });
+}
+
+#[test]
+fn execs_side_by_side_end_each_with_its_own_status() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let execs = (0..20u32).map(|n| {
+            let (shim, id, name) = (pod.shim.clone(), id.clone(), format!("e{n}"));
+            tokio::spawn(async move {
+                shim.exec(&id, &name, &shell(&format!("exit {n}")), &Stdio::default()).await.unwrap();
+                shim.start(&id, Some(&name)).await.unwrap();
+                let status = shim.wait(&id, Some(&name)).await.unwrap().status;
+                shim.delete(&id, Some(&name)).await.unwrap();
+                status
+            })
+        });
+        for (n, exec) in execs.collect::<Vec<_>>().into_iter().enumerate() {
+            assert_eq!(exec.await.unwrap() as usize, n);
+        }
+        pod.end().await;
+    });
+}
+
+#[test]
+fn an_exec_is_named_among_the_processes() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        let init = pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        pod.shim.exec(&id, "e", &process(&["sleep", "1000"]), &Stdio::default()).await.unwrap();
+        let exec = pod.shim.start(&id, Some("e")).await.unwrap();
+        let mut processes = pod.shim.pids(&id).await.unwrap();
+        processes.sort_by_key(|process| process.exec_id.is_some());
+        let expected = [(init, None), (exec, Some("e".to_owned()))];
+        assert!(processes.into_iter().map(|process| (process.pid, process.exec_id)).eq(expected));
+        pod.end().await;
+    });
+}
+
+#[test]
+fn an_orphan_of_a_container_does_not_stay_a_zombie_of_the_shim() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        // The exec ends before what it has started: the orphan goes to the container's init, a sleep, which never reaps.
+        pod.shim.exec(&id, "e", &shell("sleep 0.1 & exit 0"), &Stdio::default()).await.unwrap();
+        pod.shim.start(&id, Some("e")).await.unwrap();
+        assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 0);
+        pod.shim.delete(&id, Some("e")).await.unwrap();
+        pod.shim.kill(&id, None, libc::SIGKILL as u32, false).await.unwrap();
+        pod.finish("c").await;
+        let children = format!("/proc/{0}/task/{0}/children", pod.shim_pid);
+        support::eventually("no child is left", || fs::read_to_string(&children).unwrap().trim().is_empty());
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_killed_shim_is_cleared_up_after_from_its_bundle_and_twice() {
+    run(async {
+        let pod = Pod::with(&[Namespace::Ipc, Namespace::Network, Namespace::Pid, Namespace::Uts]).await;
+        let one = pod.start_container("one", &["sleep", "1000"], Stdio::default()).await;
+        let two = pod.create("two", &["sleep", "1000"], Stdio::default()).await.unwrap();
+        let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
+        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let lost = pod.shim.wait(&pod.container_id("one"), None).await;
+        assert!(matches!(lost, Err(Error::Closed(_))), "{lost:?}");
+        for _ in 0..2 {
+            delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
+        }
+        assert!(!alive(one) && !alive(two));
+        fs::remove_file(pod.address.strip_prefix("unix://").unwrap()).unwrap();
+        pod.nothing_left();
+    });
+}
+
+#[test]
+fn the_delete_action_ends_a_living_shim_and_works_where_nothing_is() {
+    run(async {
+        let pod = Pod::start().await;
+        let one = pod.start_container("one", &["sleep", "1000"], Stdio::default()).await;
+        delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
+        assert!(!alive(one) && !alive(pod.shim_pid));
+        delete(&binary(), &pod.dir.path().join("never/was"), "test", "nobody").unwrap();
+    });
+}
+
+/// Kills the shim at many moments of a container's creation: whatever stands then, `delete` finds.
+#[test]
+fn a_shim_killed_at_any_moment_of_a_create_is_cleared_up_after() {
+    run(async {
+        for delay in (0..60).step_by(4) {
+            let pod = Pod::start().await;
+            let create = pod.create("c", &["sleep", "1000"], Stdio::default());
+            let _ = tokio::time::timeout(Duration::from_millis(delay), create).await;
+            let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
+            nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+            delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
+            let _ = fs::remove_file(pod.address.strip_prefix("unix://").unwrap());
+            pod.nothing_left();
+        }
+    });
+}
+
+#[test]
+fn starting_twice_finds_the_same_shim_and_its_lock_tells_that_it_lives() {
+    run(async {
+        let pod = Pod::start().await;
+        let again =
+            pea_shim::client::Bootstrap::start(&binary(), &pod.sandbox_bundle(), "test", &pod.id, pod.dir.path());
+        assert_eq!(again.unwrap(), pod.address);
+        let lock = fs::File::open(pod.sandbox_bundle().join("shim.lock")).unwrap();
+        assert!(matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)));
+        let pid: u32 = fs::read_to_string(pod.sandbox_bundle().join("shim.lock")).unwrap().trim().parse().unwrap();
+        assert_eq!(pid, pod.shim_pid);
+        pod.shim.stop_sandbox(&pod.id, Duration::ZERO).await.unwrap();
+        pod.shim.shutdown_sandbox(&pod.id).await.unwrap();
+        support::eventually("the lock is free", || lock.try_lock().is_ok());
+    });
+}
+
+#[test]
+fn the_lock_is_not_held_by_a_container_that_waits_for_its_start() {
+    run(async {
+        let pod = Pod::start().await;
+        let waiting = pod.create("c", &["sleep", "1000"], Stdio::default()).await.unwrap();
+        let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
+        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+        support::eventually("the shim has ended", || !alive(pod.shim_pid));
+        let lock = fs::File::open(pod.sandbox_bundle().join("shim.lock")).unwrap();
+        assert!(lock.try_lock().is_ok(), "process {waiting} still holds the shim's lock");
+    });
+}
+
+#[test]
+fn sigterm_ends_an_idle_shim_and_no_other() {
+    run(async {
+        let pod = Pod::start().await;
+        let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
+        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGTERM).unwrap();
+        assert!(Shim::connect(&pod.address).await.unwrap().start_sandbox(&pod.id).await.is_ok());
+        pod.end().await;
+
+        let dir = testkit::scratch();
+        let address = pea_shim::client::Bootstrap::start(&binary(), dir.path(), "test", "idle", dir.path()).unwrap();
+        let pid = Shim::connect(&address).await.unwrap().connect_task("x").await.unwrap().0;
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
+        support::eventually("the idle shim has ended", || !alive(pid));
+    });
+}
+
+#[test]
+fn waiting_for_the_sandbox_ends_with_its_stop() {
+    run(async {
+        let pod = Pod::start().await;
+        let waiting = tokio::spawn({
+            let (shim, id) = (pod.shim.clone(), pod.id.clone());
+            async move { shim.wait_sandbox(&id).await }
+        });
+        let one = pod.start_container("one", &["sleep", "1000"], Stdio::default()).await;
+        pod.shim.stop_sandbox(&pod.id, Duration::ZERO).await.unwrap();
+        assert_eq!(waiting.await.unwrap().unwrap().status, 0);
+        assert!(!alive(one));
+        assert_eq!(pod.shim.wait(&pod.container_id("one"), None).await.unwrap().status, 137);
+        pod.end().await;
+    });
+}

@@ -1,0 +1,107 @@
+//! What both test programs share: bundles, processes, waiting with a deadline.
+
+#![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+pub mod containerd;
+pub mod pod;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+/// The longest anything in these tests may take.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+
+/// Waits until a condition holds; the test fails when it does not within the deadline.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !condition() {
+        assert!(Instant::now() < end, "still not so after {DEADLINE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// One busybox root file system for all tests of a program; containers mount it read-only or over an overlay.
+pub fn busybox() -> &'static Path {
+    static ROOTFS: OnceLock<PathBuf> = OnceLock::new();
+    ROOTFS.get_or_init(|| {
+        // A static is never dropped, so the directory is made once for the machine and left: it is only busybox.
+        let path = std::env::temp_dir().join("peapod-test-busybox");
+        if !path.join("complete").exists() {
+            let fresh = testkit::scratch();
+            testkit::busybox_rootfs(fresh.path());
+            fs::write(fresh.path().join("complete"), "").unwrap();
+            match fs::rename(fresh.path(), &path) {
+                Ok(()) => drop(fresh.keep()),
+                Err(_) => assert!(path.join("complete").exists(), "another test has made it meanwhile"),
+            }
+        }
+        path
+    })
+}
+
+/// A process's state letter, or `None` when there is no such process (a zombie counts as none).
+pub fn alive(pid: u32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    !matches!(state, None | Some('Z' | 'X'))
+}
+
+/// A field of /proc/<pid>/status.
+pub fn status_field(pid: u32, name: &str) -> String {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    line.unwrap_or_else(|| panic!("no {name} in the status of {pid}")).trim().to_owned()
+}
+
+/// How many descriptors a process has open.
+pub fn open_files(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
+
+/// The mounts of the node at or below a directory.
+pub fn mounts_below(directory: &Path) -> Vec<String> {
+    let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let directory = directory.to_str().unwrap();
+    mounts.lines().filter(|line| line.split(' ').nth(4).unwrap().starts_with(directory)).map(str::to_owned).collect()
+}
+
+/// Every cgroup directory, in any hierarchy, whose name is this.
+pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories = vec![PathBuf::from("/sys/fs/cgroup")];
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if entry.file_name() == name {
+                found.push(entry.path());
+            }
+            directories.push(entry.path());
+        }
+    }
+    found
+}
+
+/// The shims that were started in a directory or below it, by the arguments of their `start`.
+pub fn shims_with_id(id: &str) -> Vec<u32> {
+    processes(|arguments| {
+        arguments.first().is_some_and(|name| name.ends_with("containerd-shim-pea-v2"))
+            && arguments.windows(2).any(|pair| pair[0] == "-id" && pair[1] == id)
+    })
+}
+
+/// The live processes whose arguments satisfy a condition.
+pub fn processes(wanted: impl Fn(&[String]) -> bool) -> Vec<u32> {
+    let pids = fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    pids.filter(|pid| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let arguments: Vec<String> =
+            line.split(|byte| *byte == 0).map(|word| String::from_utf8_lossy(word).into_owned()).collect();
+        wanted(&arguments) && alive(*pid)
+    })
+    .collect()
+}

@@ -1,0 +1,176 @@
+//! A pod without containerd: our own client, as peapod uses it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use pea_shim::client::{Bootstrap, CreateTask, Error, Exit, Mount, Shim, Stdio, delete};
+use pea_shim::sandbox::{Namespace, SandboxOptions};
+use serde_json::{Value, json};
+
+use super::busybox;
+
+/// Runs a test's future on one thread, as peapod does.
+pub fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(test)
+}
+
+pub struct Pod {
+    pub dir: tempfile::TempDir,
+    pub id: String,
+    pub shim: Shim,
+    pub address: String,
+    /// `/proc/<pid>/ns/*` are the pod's.
+    pub pid: u32,
+    pub shim_pid: u32,
+    namespaces: Vec<Namespace>,
+}
+
+impl Pod {
+    /// A pod that shares what pods share.
+    pub async fn start() -> Self {
+        Self::with(&[Namespace::Ipc, Namespace::Network, Namespace::Uts]).await
+    }
+
+    pub async fn with(namespaces: &[Namespace]) -> Self {
+        let dir = testkit::scratch();
+        let id = dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_owned();
+        for name in ["bundle", "containers", "pea"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let address = Bootstrap::start(&binary(), &dir.path().join("bundle"), "test", &id, dir.path()).unwrap();
+        let shim = Shim::connect(&address).await.unwrap();
+        let options = SandboxOptions {
+            hostname: if namespaces.contains(&Namespace::Uts) { "web".into() } else { String::new() },
+            namespaces: namespaces.to_vec(),
+            cgroup_parent: Some(format!("/{id}").into()),
+            pea_root: Some(dir.path().join("pea")),
+            systemd_cgroup: false,
+        };
+        shim.create_sandbox(&id, &dir.path().join("bundle"), None, &options).await.unwrap();
+        let pid = shim.start_sandbox(&id).await.unwrap().pid;
+        let shim_pid = shim.connect_task("nobody").await.unwrap().0;
+        Self { dir, id, shim, address, pid, shim_pid, namespaces: namespaces.to_vec() }
+    }
+
+    pub fn sandbox_bundle(&self) -> PathBuf {
+        self.dir.path().join("bundle")
+    }
+
+    pub fn bundle(&self, name: &str) -> PathBuf {
+        self.dir.path().join("containers").join(name)
+    }
+
+    pub fn container_id(&self, name: &str) -> String {
+        format!("{}-{name}", self.id)
+    }
+
+    /// Creates a container that joins the pod; its root is busybox under an overlay.
+    pub async fn create(&self, name: &str, program: &[&str], stdio: Stdio) -> Result<u32, Error> {
+        let bundle = self.bundle(name);
+        for part in ["rootfs", "upper", "work"] {
+            fs::create_dir_all(bundle.join(part)).unwrap();
+        }
+        let config = self.config(name, program, stdio.terminal);
+        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        let options = [
+            format!("lowerdir={}", busybox().display()),
+            format!("upperdir={}", bundle.join("upper").display()),
+            format!("workdir={}", bundle.join("work").display()),
+        ];
+        let rootfs = vec![Mount { kind: "overlay".into(), source: "overlay".into(), options: options.to_vec() }];
+        let id = self.container_id(name);
+        self.shim.create(&CreateTask { id, bundle, rootfs, stdio }).await
+    }
+
+    /// Creates and starts.
+    pub async fn start_container(&self, name: &str, program: &[&str], stdio: Stdio) -> u32 {
+        let pid = self.create(name, program, stdio).await.unwrap();
+        assert_eq!(self.shim.start(&self.container_id(name), None).await.unwrap(), pid);
+        pid
+    }
+
+    /// Waits for a container and deletes it.
+    pub async fn finish(&self, name: &str) -> Exit {
+        let id = self.container_id(name);
+        let waited = self.shim.wait(&id, None).await.unwrap();
+        let deleted = self.shim.delete(&id, None).await.unwrap();
+        assert_eq!((waited.status, waited.at), (deleted.status, deleted.at));
+        deleted
+    }
+
+    fn config(&self, name: &str, program: &[&str], terminal: bool) -> Value {
+        let mut namespaces = vec![json!({"type": "mount"})];
+        for (namespace, kind, file) in
+            [(Namespace::Ipc, "ipc", "ipc"), (Namespace::Network, "network", "net"), (Namespace::Uts, "uts", "uts")]
+        {
+            if self.namespaces.contains(&namespace) {
+                namespaces.push(json!({"type": kind, "path": format!("/proc/{}/ns/{file}", self.pid)}));
+            }
+        }
+        namespaces.push(match self.namespaces.contains(&Namespace::Pid) {
+            true => json!({"type": "pid", "path": format!("/proc/{}/ns/pid", self.pid)}),
+            false => json!({"type": "pid"}),
+        });
+        json!({
+            "ociVersion": "1.0.2",
+            "process": {
+                "terminal": terminal, "cwd": "/", "args": program, "user": {"uid": 0, "gid": 0},
+                "env": ["PATH=/bin"], "capabilities": {}
+            },
+            "root": {"path": "rootfs"},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"]},
+                {"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                 "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620"]}
+            ],
+            "linux": {"namespaces": namespaces, "cgroupsPath": format!("/{}/{name}", self.id)}
+        })
+    }
+
+    /// A CRI log's address, and the file.
+    pub fn log(&self, name: &str) -> (Stdio, PathBuf) {
+        let file = self.dir.path().join(format!("{name}.log"));
+        let address = format!("file://{}?format=cri", file.display());
+        (Stdio { stdout: address.clone(), stderr: address, ..Stdio::default() }, file)
+    }
+
+    /// Ends the pod the orderly way, and checks that nothing is left.
+    pub async fn end(self) {
+        self.shim.stop_sandbox(&self.id, std::time::Duration::ZERO).await.unwrap();
+        self.shim.shutdown_sandbox(&self.id).await.unwrap();
+        self.nothing_left();
+    }
+
+    pub fn nothing_left(&self) {
+        super::eventually("the shim has ended", || !super::alive(self.shim_pid));
+        assert!(!Path::new(self.address.strip_prefix("unix://").unwrap()).exists(), "the socket is still there");
+        assert_eq!(super::mounts_below(self.dir.path()), Vec::<String>::new());
+        assert_eq!(super::cgroups_named(&self.id), Vec::<PathBuf>::new());
+        super::eventually("the sandbox's process has ended", || !super::alive(self.pid));
+        let state = fs::read_dir(self.dir.path().join("pea")).map_or(0, Iterator::count);
+        assert_eq!(state, 0, "pea keeps containers");
+    }
+}
+
+impl Drop for Pod {
+    fn drop(&mut self) {
+        let _ = delete(&binary(), &self.sandbox_bundle(), "test", &self.id);
+    }
+}
+
+pub fn binary() -> PathBuf {
+    testkit::binary("containerd-shim-pea-v2")
+}
+
+/// A process to exec: a command line in busybox's shell.
+pub fn shell(line: &str) -> oci_spec::runtime::Process {
+    process(&["sh", "-c", line])
+}
+
+/// A process to exec.
+pub fn process(arguments: &[&str]) -> oci_spec::runtime::Process {
+    let value = json!({"cwd": "/", "args": arguments, "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
+    serde_json::from_value(value).unwrap()
+}
