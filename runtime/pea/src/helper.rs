@@ -39,10 +39,11 @@ pub fn spawn(mut kept: Kept, work: impl FnOnce(Kept) -> Result<i32, Error>) -> R
     }
     let (read, mut write) =
         pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|error| Error::io("make a pipe", error))?;
+    let caller = std::process::id() as i32;
     let mask = process::block_signals().map_err(|error| Error::io("block signals", error))?;
     let fork = process::fork();
     if let Ok(Fork::Child) = fork {
-        let outcome = settle(&mut kept, &mut write).and_then(|()| {
+        let outcome = die_with(caller).and_then(|()| settle(&mut kept, &mut write)).and_then(|()| {
             catch_unwind(AssertUnwindSafe(|| work(kept)))
                 .unwrap_or_else(|_| Err(Error::internal("a bug: the helper process panicked")))
         });
@@ -71,6 +72,18 @@ fn single_threaded() -> Result<(), Error> {
             ),
         )),
     }
+}
+
+/// Has the helper killed when its caller dies: nobody would want what it makes, and who deletes the container next must
+/// not see it come up again.
+fn die_with(caller: i32) -> Result<(), Error> {
+    let set = nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL);
+    set.map_err(|error| Error::io("tie the helper to its caller", error))?;
+    if nix::unistd::getppid().as_raw() == caller {
+        return Ok(());
+    }
+    // Died before it was tied.
+    process::exit_now(1)
 }
 
 /// Makes the child a process of its own: default signals, and no descriptor but those agreed on.

@@ -146,7 +146,7 @@ fn kill_family(pid: u32) {
 fn cgroups_the_container_made_inside_its_own_are_removed_too() {
     let bundle = Bundle::running();
     let own = cgroups(&bundle.id);
-    assert!(own.len() > 3, "{own:?}");
+    assert!(!own.is_empty(), "it has no cgroup");
     for dir in &own {
         fs::create_dir_all(dir.join("a/b")).unwrap();
     }
@@ -180,7 +180,10 @@ fn a_cgroup_in_use_is_not_taken() {
 }
 
 #[test]
-fn resources_are_set_and_used_ones_are_limited() {
+fn resources_are_limited_as_given() {
+    if !common::controls("pids") || !common::controls("memory") {
+        return;
+    }
     let mut bundle = Bundle::idle();
     bundle.spec["linux"]["resources"]["pids"] = json!({"limit": 30});
     bundle.spec["linux"]["resources"]["memory"] = json!({"limit": 67_108_864});
@@ -189,8 +192,10 @@ fn resources_are_set_and_used_ones_are_limited() {
         fs::read_to_string(format!("/sys/fs/cgroup/{controller}/{}/{file}", bundle.id))
             .map(|text| text.trim().to_owned())
     };
-    if let Ok(pids) = read("pids", "pids.max") {
-        assert_eq!(pids, "30");
+    if common::unified() {
+        assert_eq!((read("", "pids.max").unwrap(), read("", "memory.max").unwrap()), ("30".into(), "67108864".into()));
+    } else {
+        assert_eq!(read("pids", "pids.max").unwrap(), "30");
         assert_eq!(read("memory", "memory.limit_in_bytes").unwrap(), "67108864");
     }
 }

@@ -104,12 +104,13 @@ fn failed(error: &dyn StdError, log: &[u8]) -> Error {
     let log = String::from_utf8_lossy(log);
     let mut lines = log.lines().map(|line| line.split_once(listener::SEPARATOR).unwrap_or((line, "")));
     let mut text = PHRASES.iter().fold(engine_error(error).to_string(), |text, phrase| text.replace(phrase, ""));
-    if let Some((message, fields)) = lines.next() {
+    let errno = |text: &str| text.contains("os error");
+    if let Some((message, fields)) = lines.next().filter(|_| !errno(&text)) {
         let details = [fields].into_iter().chain(lines.map(|(_, fields)| fields)).find(|fields| !fields.is_empty());
         if !text.contains(message) {
             text = format!("{text}: {message}");
         }
-        if !message.contains("os error") {
+        if !errno(message) {
             text += details.unwrap_or("");
         }
     }

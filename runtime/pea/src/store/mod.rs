@@ -109,7 +109,7 @@ impl Container {
         for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
-            if pid.parse::<u32>().is_ok() && !Path::new("/proc").join(pid).exists() {
+            if pid.parse().is_ok_and(|pid: i32| Init::of(pid).is_none()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }

@@ -133,8 +133,21 @@ impl Drop for Bundle {
 
 /// The cgroup directories of that name directly below any hierarchy.
 pub fn cgroups(name: &str) -> Vec<PathBuf> {
-    let hierarchies = fs::read_dir("/sys/fs/cgroup").expect("cgroups").flatten().map(|entry| entry.path());
+    let root = Path::new("/sys/fs/cgroup");
+    let hierarchies = fs::read_dir(root).expect("cgroups").flatten().map(|entry| entry.path());
+    let hierarchies = hierarchies.filter(|_| !unified()).chain([root.to_owned()]);
     hierarchies.map(|hierarchy| hierarchy.join(name)).filter(|path| path.exists()).collect()
+}
+
+/// Whether this machine has the unified hierarchy alone.
+pub fn unified() -> bool {
+    Path::new("/sys/fs/cgroup/cgroup.controllers").exists()
+}
+
+/// Whether cgroups can limit that (in the unified hierarchy a controller may be off, or be used by a v1 one).
+pub fn controls(controller: &str) -> bool {
+    let on = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers");
+    on.map_or(true, |on| on.split_whitespace().any(|each| each == controller))
 }
 
 /// Waits for a condition; too long is a failure.
