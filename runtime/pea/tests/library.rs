@@ -97,7 +97,7 @@ fn the_caller_is_not_changed() {
     bundle.spec["process"]["oomScoreAdj"] = json!(600);
     let look = || {
         let status = fs::read_to_string("/proc/self/status").unwrap();
-        let kept = ["Umask", "Sig", "Shd", "Cap", "NoNewPrivs", "Seccomp", "Groups", "Threads"];
+        let kept = ["Umask", "SigBlk", "SigIgn", "SigCgt", "Cap", "NoNewPrivs", "Seccomp", "Groups", "Threads"];
         let lines: Vec<_> = status.lines().filter(|line| kept.iter().any(|word| line.starts_with(word))).collect();
         let files =
             ["oom_score_adj", "cgroup", "limits"].map(|file| fs::read_to_string(format!("/proc/self/{file}")).unwrap());
