@@ -10,13 +10,16 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat2, readlinkat};
 use nix::sys::stat::{self, FchmodatFlags, FileStat, Mode, SFlag, UtimensatFlags, fstatat};
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, LinkatFlags, Uid, UnlinkatFlags, fchownat, linkat, symlinkat, unlinkat};
+
+/// As many links as the kernel follows for one path (path_resolution(7)).
+const MOST_LINKS: usize = 40;
 
 /// The root of a tree.
 pub(super) struct Tree {
@@ -61,13 +64,12 @@ impl Tree {
     }
 
     fn directory(&mut self, path: &Path) -> io::Result<std::rc::Rc<OwnedFd>> {
-        if let Some((last, directory)) = self.last.as_ref().filter(|(last, _)| last == path) {
-            let _ = last;
+        if let Some((_, directory)) = self.last.as_ref().filter(|(last, _)| last == path) {
             return Ok(directory.clone());
         }
         let opened = match self.enter(path) {
             Err(Errno::ENOENT) => {
-                self.make(path)?;
+                self.make(path, MOST_LINKS)?;
                 self.enter(path)?
             }
             other => other?,
@@ -84,15 +86,23 @@ impl Tree {
         openat2(&self.root, if path.as_os_str().is_empty() { Path::new(".") } else { path }, how)
     }
 
-    /// Makes the missing directories of a path, one after another.
-    fn make(&mut self, path: &Path) -> io::Result<()> {
+    /// Makes the missing directories of a path, one after another. Where a link leads to nothing, what it
+    /// leads to is made: it may well be there in a layer below.
+    fn make(&self, path: &Path, links: usize) -> io::Result<()> {
         let mut parent = self.enter(Path::new(""))?;
         let mut walked = PathBuf::new();
         for part in path.components() {
+            let above = walked.clone();
             walked.push(part);
             parent = match self.enter(&walked) {
                 Err(Errno::ENOENT) => {
-                    stat::mkdirat(&parent, part.as_os_str(), Mode::from_bits_truncate(0o755))?;
+                    match stat::mkdirat(&parent, part.as_os_str(), Mode::from_bits_truncate(0o755)) {
+                        Err(Errno::EEXIST) if links > 0 => {
+                            let target = readlinkat(&parent, part.as_os_str())?;
+                            self.make(&from_root(&above.join(target)), links - 1)?;
+                        }
+                        made => made?,
+                    }
                     self.enter(&walked)?
                 }
                 other => other?,
@@ -191,6 +201,21 @@ impl Place {
         let flags = UtimensatFlags::NoFollowSymlink;
         Ok(stat::utimensat(&*self.directory, self.name.as_c_str(), &time, &time, flags)?)
     }
+}
+
+/// A path as seen from the root, above which there is nothing.
+fn from_root(path: &Path) -> PathBuf {
+    let mut whole = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(part) => whole.push(part),
+            Component::ParentDir => {
+                whole.pop();
+            }
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    whole
 }
 
 /// The kind of a file.
