@@ -140,6 +140,8 @@ fn kill_family(pid: u32) {
     for child in children.split_whitespace() {
         kill_family(child.parse().unwrap());
     }
+    let alive = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    wait("a killed process to be dead", || !alive());
 }
 
 #[test]

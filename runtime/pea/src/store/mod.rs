@@ -15,16 +15,19 @@ mod record;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::poll::{PollFd, PollFlags, poll};
 use oci_spec::runtime::Spec;
 
 pub use lock::Lock;
 pub use record::{Init, Record};
 
 use crate::error::{Error, ErrorKind};
+use crate::sys::process;
 
 const RECORD: &str = "state.json";
 const SPEC: &str = "config.json";
@@ -32,6 +35,9 @@ const LOCK: &str = "lock";
 
 /// The longest id; with it a directory name stays within the kernel's 255 bytes.
 const LONGEST_ID: usize = 200;
+
+/// Preparing a directory takes a few system calls.
+const CREATOR_DEADLINE: u16 = 5_000;
 
 /// The directory of one container.
 #[derive(Clone, Debug)]
@@ -105,14 +111,31 @@ impl Container {
 
     /// Removes what creations of this id left half prepared when they were killed.
     pub fn sweep(&self) {
-        let prefix = format!("@{}.", self.id);
-        for entry in fs::read_dir(&self.root).into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let Some(pid) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
-            if pid.parse().is_ok_and(|pid: i32| Init::of(pid).is_none()) {
-                let _ = fs::remove_dir_all(entry.path());
+        for (pid, path) in self.stagings() {
+            if Init::of(pid).is_none() {
+                let _ = fs::remove_dir_all(path);
             }
         }
+    }
+
+    /// Waits (seconds at most) for the creations under way that have not got as far as the lock: they may have been
+    /// killed, and not be dead yet.
+    pub fn wait_for_creators(&self) {
+        for (pid, _) in self.stagings() {
+            if let Ok(handle) = process::pidfd_open(pid) {
+                let _ = poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], CREATOR_DEADLINE);
+            }
+        }
+    }
+
+    /// The directories being prepared for this id, each with the process that does it.
+    fn stagings(&self) -> Vec<(i32, PathBuf)> {
+        let prefix = format!("@{}.", self.id);
+        let staging = |entry: fs::DirEntry| {
+            let pid = entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()?;
+            Some((pid, entry.path()))
+        };
+        fs::read_dir(&self.root).into_iter().flatten().flatten().filter_map(staging).collect()
     }
 
     /// Waits (seconds at most) for the right to change the container.

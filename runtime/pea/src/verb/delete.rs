@@ -21,6 +21,9 @@ const END_DEADLINE: Duration = Duration::from_secs(10);
 /// Every step is tried, whatever happened to the one before, and all are repeatable; the directory goes last, so what
 /// failed can be deleted again.
 pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
+    if force {
+        container.wait_for_creators();
+    }
     container.sweep();
     let lock = match container.lock() {
         Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
