@@ -63,6 +63,12 @@ impl Shelf {
     }
 }
 
+/// How bytes are compressed.
+type Pack = fn(&[u8]) -> Vec<u8>;
+
+/// A directory's name, tags and layers.
+type Saved<'a> = (&'a str, &'a [&'a str], &'a [Vec<u8>]);
+
 fn layer(text: &str) -> Vec<u8> {
     Tar::new().file("file", text).done()
 }
@@ -108,7 +114,7 @@ fn every_form_and_compression_is_read() {
     shelf.store.load(&directory, None, &mut |_| {}).unwrap();
     assert_eq!(shelf.read("x.io/dir:1"), "plain");
     let two_members = |bytes: &[u8]| [gzip(&bytes[..700]), gzip(&bytes[700..])].concat();
-    let forms: [(&str, fn(&[u8]) -> Vec<u8>, fn(&[u8]) -> Vec<u8>); 5] = [
+    let forms: [(&str, Pack, Pack); 5] = [
         ("gzip-layer", gzip, plain),
         ("zstd-layer", zstd, plain),
         ("gzip-members", two_members, plain),
@@ -243,7 +249,7 @@ fn layers_are_stacked_topmost_first_and_each_once() {
     assert_eq!(fs::read_dir(&empty[0]).unwrap().count(), 0);
 }
 
-fn saved(images: &[(&str, &[&str], &[Vec<u8>])]) -> Tar {
+fn saved(images: &[Saved<'_>]) -> Tar {
     let mut tar = Tar::new();
     let mut list = Vec::new();
     for (number, (name, tags, layers)) in images.iter().enumerate() {
