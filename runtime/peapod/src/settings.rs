@@ -9,22 +9,57 @@ use crate::error::{Error, IoContext, Result};
 #[derive(clap::Args, Debug, Clone)]
 pub struct Settings {
     /// What runs now: records, sockets, mounts. Gone with the boot.
-    #[arg(long, global = true, env = "PEAPOD_STATE", default_value = "/run/peapod", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        hide_env_values = true,
+        env = "PEAPOD_STATE",
+        default_value = "/run/peapod",
+        value_name = "DIR"
+    )]
     pub state: PathBuf,
     /// Images, writable layers and emptyDir volumes.
-    #[arg(long, global = true, env = "PEAPOD_ROOT", default_value = "/var/lib/peapod", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        hide_env_values = true,
+        env = "PEAPOD_ROOT",
+        default_value = "/var/lib/peapod",
+        value_name = "DIR"
+    )]
     pub root: PathBuf,
     /// What containers print.
-    #[arg(long, global = true, env = "PEAPOD_LOG_DIR", default_value = "/var/log/peapod", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        hide_env_values = true,
+        env = "PEAPOD_LOG_DIR",
+        default_value = "/var/log/peapod",
+        value_name = "DIR"
+    )]
     pub log_dir: PathBuf,
     /// CNI network configurations; without one the built-in network on cni0 is used.
-    #[arg(long, global = true, env = "PEAPOD_CNI_CONF_DIR", default_value = "/etc/peapod/net.d", value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        hide_env_values = true,
+        env = "PEAPOD_CNI_CONF_DIR",
+        default_value = "/etc/peapod/net.d",
+        value_name = "DIR"
+    )]
     pub cni_conf_dir: PathBuf,
     /// CNI plugins; may be given several times [default: beside peapod, /opt/cni/bin, /usr/lib/cni].
-    #[arg(long, global = true, env = "PEAPOD_CNI_BIN_DIR", value_delimiter = ':', value_name = "DIR")]
+    #[arg(
+        long,
+        global = true,
+        hide_env_values = true,
+        env = "PEAPOD_CNI_BIN_DIR",
+        value_delimiter = ':',
+        value_name = "DIR"
+    )]
     pub cni_bin_dir: Vec<PathBuf>,
     /// The shim that holds a pod [default: containerd-shim-pea-v2 beside peapod, then in PATH].
-    #[arg(long, global = true, env = "PEAPOD_SHIM", value_name = "FILE")]
+    #[arg(long, global = true, hide_env_values = true, env = "PEAPOD_SHIM", value_name = "FILE")]
     pub shim: Option<PathBuf>,
 }
 

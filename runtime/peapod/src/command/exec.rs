@@ -98,7 +98,7 @@ fn not_started(error: pea_shim::client::Error, doing: String) -> Result<u8> {
     let error = Error::Shim { doing, source: error };
     let code = match &error {
         Error::Shim { source: pea_shim::client::Error::NotFound(_), .. } => 127,
-        Error::Shim { source: pea_shim::client::Error::FailedPrecondition(_), .. } => 126,
+        Error::Shim { source: pea_shim::client::Error::PermissionDenied(_), .. } => 126,
         _ => return Err(error),
     };
     Err(Error::Exit { code, message: error.to_string() })

@@ -22,11 +22,11 @@ use crate::settings::Settings;
 #[derive(Parser, Debug)]
 #[command(name = "peapod", version, max_term_width = 100)]
 pub struct Cli {
-    #[command(flatten)]
-    settings: Settings,
-    /// The namespace of the pods named; for `run`, of manifests that name none.
+    /// The namespace of the pods named; for `run`, of manifests that name none
     #[arg(short, long, global = true, default_value = "default")]
     namespace: String,
+    #[command(flatten, next_help_heading = "Places")]
+    settings: Settings,
     #[command(subcommand)]
     verb: Verb,
 }

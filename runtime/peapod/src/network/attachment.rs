@@ -86,8 +86,10 @@ impl Attachment {
     }
 
     /// Runs ADD of every plugin in order and returns the pod's addresses. `path` holds the attachment before the
-    /// first plugin runs, and with the result afterwards. What a failure leaves is for [`Attachment::remove`].
+    /// first plugin runs, and with the result afterwards. What a failure leaves is for [`Attachment::remove`]; a plugin
+    /// that is not there is noticed before the first one runs.
     pub async fn add(&mut self, path: &Path, dirs: &[PathBuf], netns: &Path) -> Result<Vec<IpAddr>> {
+        self.network.check_plugins(dirs)?;
         write_json(path, self)?;
         let mut previous = None;
         for plugin in &self.network.list.plugins {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::NetworkError;
+use super::plugin::find;
 
 /// A CNI network: its configuration as it was read, which is what is stored, and what it means.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -94,6 +95,15 @@ impl Network {
         let text = fs::read(path).map_err(|source| NetworkError::Read { path: path.to_owned(), source })?;
         let config: Value = serde_json::from_slice(&text).map_err(|error| bad(error.to_string()))?;
         Network::try_from(config).map_err(|error| bad(error.to_string()))
+    }
+
+    /// Checks that the program of every plugin is in one of `dirs`.
+    ///
+    /// # Errors
+    /// Names the first that is not.
+    pub fn check_plugins(&self, dirs: &[PathBuf]) -> Result<(), NetworkError> {
+        let list = &self.list;
+        list.plugins.iter().try_for_each(|plugin| find(&list.name, &plugin.plugin_type, dirs).map(drop))
     }
 
     /// Whether a plugin of the list says it can do `capability`, such as `portMappings`.

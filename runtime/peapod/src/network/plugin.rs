@@ -35,7 +35,7 @@ impl Run<'_> {
     ///
     /// The child inherits the pod's lock: killing us does not let anybody else at the pod while it works.
     pub async fn run(&self, dirs: &[PathBuf]) -> Result<Vec<u8>, NetworkError> {
-        let program = self.find(dirs)?;
+        let program = find(self.network, self.plugin, dirs)?;
         let failed = |source| NetworkError::Run {
             network: self.network.to_owned(),
             plugin: self.plugin.to_owned(),
@@ -69,15 +69,6 @@ impl Run<'_> {
         }
     }
 
-    fn find(&self, dirs: &[PathBuf]) -> Result<PathBuf, NetworkError> {
-        let runs = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
-        dirs.iter().map(|dir| dir.join(self.plugin)).find(runs).ok_or_else(|| NetworkError::NoPlugin {
-            network: self.network.to_owned(),
-            plugin: self.plugin.to_owned(),
-            searched: dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", "),
-        })
-    }
-
     /// Writes and reads at once: a plugin may answer before it has read everything.
     async fn converse(&self, child: &mut tokio::process::Child) -> std::io::Result<Output> {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
@@ -102,6 +93,16 @@ impl Run<'_> {
             reason: reason(&output),
         })
     }
+}
+
+/// The program of a plugin: the first of that name in `dirs` that can be executed.
+pub fn find(network: &str, plugin: &str, dirs: &[PathBuf]) -> Result<PathBuf, NetworkError> {
+    let runs = |path: &PathBuf| path.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0);
+    dirs.iter().map(|dir| dir.join(plugin)).find(runs).ok_or_else(|| NetworkError::NoPlugin {
+        network: network.to_owned(),
+        plugin: plugin.to_owned(),
+        searched: dirs.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>().join(", "),
+    })
 }
 
 async fn read_all<R: AsyncReadExt + Unpin>(pipe: Option<R>) -> std::io::Result<Vec<u8>> {

@@ -106,10 +106,17 @@ impl Keeper {
         let Some(sandbox) = self.status.sandbox.clone() else { return Ok(Outcome::Lost) };
         let Keeper { places, record, status, reporter, .. } = self;
         let mut driver = Driver::new(places, record, status, reporter, shim, &sandbox)?;
-        if taking_up {
-            driver.take_up().await?;
+        let driven = async {
+            if taking_up {
+                driver.take_up().await?;
+            }
+            driver.drive().await
+        };
+        match driven.await {
+            // Whatever was being asked of the shim: that it is gone is all there is to know.
+            Err(Error::Shim { source: pea_shim::client::Error::Closed(_), .. }) => Ok(Outcome::Lost),
+            outcome => outcome,
         }
-        driver.drive().await
     }
 
     /// The shim of a pod that is up; `None`, and nothing left of it, when it is not.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::sandbox::choose_network;
-use super::{Desired, Places, Record, Status, list};
+use super::{Desired, Record, Status, list};
 use crate::error::{Error, Result};
 use crate::image::Store;
 use crate::manifest::{Pod, Port};
@@ -16,6 +16,7 @@ pub fn check(settings: &Settings, pod: &Pod, file: &str) -> Result<BTreeMap<Stri
     settings.shim()?;
     let images = images(settings, pod, file)?;
     volume::check(pod)?;
+    check_network(settings, pod)?;
     check_ports(settings, pod)?;
     Ok(images)
 }
@@ -36,22 +37,31 @@ fn images(settings: &Settings, pod: &Pod, file: &str) -> Result<BTreeMap<String,
     Ok(images)
 }
 
-/// Ports of the node: free among the pods that run, and led to the pod by a plugin that can.
+/// A network whose plugins are all there, and which can lead the node's ports to the pod if that is wanted.
+fn check_network(settings: &Settings, pod: &Pod) -> Result<()> {
+    if pod.host_network {
+        return Ok(());
+    }
+    let network = choose_network(settings)?;
+    network.check_plugins(&settings.cni_bin_dir)?;
+    let port = host_ports(pod).first().and_then(|port| port.host_port);
+    if let (Some(port), false) = (port, network.can("portMappings")) {
+        let reason = format!(
+            "hostPort {port} needs a CNI plugin with the capability portMappings (such as portmap), and network {} has none; \
+             configure one in {}",
+            network.list.name,
+            settings.cni_conf_dir.display()
+        );
+        return Err(Error::pod(&key(pod), reason));
+    }
+    Ok(())
+}
+
+/// The node's ports that the pod wants are free among the pods that run.
 fn check_ports(settings: &Settings, pod: &Pod) -> Result<()> {
-    let wanted: Vec<Port> = host_ports(pod);
-    let Some(first) = wanted.first() else { return Ok(()) };
-    if !pod.host_network {
-        let network = choose_network(settings)?;
-        if !network.can("portMappings") {
-            let reason = format!(
-                "hostPort {} needs a CNI plugin with the capability portMappings (such as portmap), and network {} has none; \
-                 configure one in {}",
-                first.host_port.unwrap_or_default(),
-                network.list.name,
-                settings.cni_conf_dir.display()
-            );
-            return Err(Error::pod(&Places::new(settings, key(pod)).key, reason));
-        }
+    let wanted = host_ports(pod);
+    if wanted.is_empty() {
+        return Ok(());
     }
     for other in running(settings)? {
         for (ours, theirs) in wanted.iter().flat_map(|a| host_ports(&other).into_iter().map(move |b| (a, b))) {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{BufRead, BufReader, PipeReader, Write};
 use std::net::IpAddr;
+use std::os::fd::IntoRawFd;
 
 use serde::{Deserialize, Serialize};
 
@@ -36,27 +37,45 @@ pub enum Report {
     },
 }
 
+impl Report {
+    /// Whether the keeper has nothing more to do after this news. It is waited for then, so that `run` leaves no
+    /// process behind.
+    fn is_last_act(&self) -> bool {
+        matches!(self, Report::Over { .. } | Report::Failed { .. })
+    }
+}
+
 /// The keeper's end. A reader that is gone is no failure: the keeper goes on without.
 #[derive(Debug, Default)]
 pub struct Reporter {
     pipe: Option<File>,
+    told: bool,
 }
 
 impl Reporter {
     /// Reports go to `pipe`.
     pub fn new(pipe: File) -> Reporter {
-        Reporter { pipe: Some(pipe) }
+        Reporter { pipe: Some(pipe), told: false }
     }
 
     /// Whether somebody still waits for news.
     pub fn is_awaited(&self) -> bool {
-        self.pipe.is_some()
+        self.pipe.is_some() && !self.told
     }
 
-    /// Sends the news; each of them ends the wait, so the pipe is closed after it.
+    /// Sends the news, once: any of them is what was waited for.
     pub fn send(&mut self, report: &Report) {
-        if let (Some(mut pipe), Ok(line)) = (self.pipe.take(), serde_json::to_string(report)) {
+        if !self.is_awaited() {
+            return;
+        }
+        if let (Some(pipe), Ok(line)) = (&mut self.pipe, serde_json::to_string(report)) {
             let _ = writeln!(pipe, "{line}");
+        }
+        self.told = true;
+        match self.pipe.take() {
+            // Closed by the kernel when this process is gone, and not before: its end is waited for.
+            Some(pipe) if report.is_last_act() => drop(pipe.into_raw_fd()),
+            _ => {}
         }
     }
 }
@@ -73,10 +92,11 @@ impl Reports {
         Reports { lines: BufReader::new(pipe) }
     }
 
-    /// Waits for the news; `None` when the keeper ended without any.
-    pub fn wait(mut self) -> Option<Report> {
-        let mut line = String::new();
-        self.lines.read_line(&mut line).ok()?;
-        serde_json::from_str(&line).ok()
+    /// Waits for the news, and for the keeper's end when that is what follows; `None` when it ended without any.
+    pub fn wait(self) -> Option<Report> {
+        let mut lines = self.lines.lines().map_while(Result::ok);
+        let report = serde_json::from_str(&lines.next()?).ok();
+        lines.for_each(drop);
+        report
     }
 }

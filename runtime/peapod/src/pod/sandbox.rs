@@ -82,9 +82,11 @@ async fn start_shim(places: &Places, record: &Record) -> Result<(Shim, Sandbox)>
 }
 
 fn options(places: &Places, record: &Record) -> SandboxOptions {
+    let namespaces = namespaces(&record.pod);
+    let own_name = namespaces.contains(&Namespace::Uts);
     SandboxOptions {
-        hostname: record.pod.hostname.clone(),
-        namespaces: namespaces(&record.pod),
+        hostname: if own_name { record.pod.hostname.clone() } else { String::new() },
+        namespaces,
         cgroup_parent: Some(cgroup(&record.uid).into()),
         pea_root: Some(places.pea()),
         systemd_cgroup: false,

@@ -1,0 +1,259 @@
+//! What a pod's keeper does when things go otherwise than in the story: set-ups that fail, names wanted twice, keepers
+//! and shims that die, containers that end in every way.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+
+use common::{Node, eventually, manifest_path, stderr};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// A pod of one busybox container, with `spec` before its containers and `command` as its command line.
+fn pod(name: &str, spec: &str, command: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 1\n{spec}  \
+         containers:\n  - name: c\n    image: localhost/busybox\n    command: [sh, -c, {command:?}]\n"
+    )
+}
+
+/// Runs a manifest that must be refused with one line, and leave nothing.
+fn refused(node: &Node, text: &str) -> String {
+    let path = node.dir("refused.yaml");
+    fs::write(&path, text).unwrap();
+    let done = node.attempt(&["run", &path.to_string_lossy()]);
+    let said = stderr(&done);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert_eq!(said.lines().count(), 1, "one error: {said}");
+    node.assert_clean();
+    said
+}
+
+/// Processes of this node whose command line contains `text`.
+fn processes(node: &Node, text: &str) -> Vec<i32> {
+    let lines = node.leftovers();
+    let found = lines.iter().filter_map(|line| line.strip_prefix("process ")).filter(|line| line.contains(text));
+    found.filter_map(|line| line.split(' ').next()?.parse().ok()).collect()
+}
+
+fn kill_all(node: &Node, text: &str) -> usize {
+    let all = processes(node, text);
+    all.iter().for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGKILL).unwrap());
+    all.len()
+}
+
+#[test]
+fn a_set_up_that_fails_is_undone_and_told_in_one_line() {
+    let node = Node::new();
+    let conf = node.dir("net.d");
+    fs::create_dir(&conf).unwrap();
+    fs::write(conf.join("10-x.conflist"), r#"{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"no-such-plugin"}]}"#)
+        .unwrap();
+    let said = refused(&node, &pod("a", "", "sleep 60"));
+    assert!(said.contains("network x") && said.contains("no-such-plugin"), "{said}");
+
+    fs::remove_dir_all(&conf).unwrap();
+    let missing = pod("a", "", "x").replace("[sh, -c, \"x\"]", "[/no/such/program]");
+    let said = refused(&node, &missing);
+    assert!(said.contains("/no/such/program"), "{said}");
+
+    let port = pod("a", "", "sleep 60") + "    ports: [{containerPort: 80, hostPort: 8080}]\n";
+    let said = refused(&node, &port);
+    assert!(said.contains("hostPort 8080") && said.contains("portMappings"), "{said}");
+}
+
+#[test]
+fn a_plugin_that_fails_half_way_leaves_no_trace_of_the_one_before() {
+    let node = Node::new();
+    let (conf, bin) = (node.dir("net.d"), node.dir("bin"));
+    fs::create_dir(&conf).unwrap();
+    fs::create_dir(&bin).unwrap();
+    let plugin = bin.join("unlucky");
+    fs::write(
+        &plugin,
+        "#!/bin/sh\n[ $CNI_COMMAND = DEL ] && exit 0\necho '{\"code\":7,\"msg\":\"out of luck\"}'; exit 1\n",
+    )
+    .unwrap();
+    fs::set_permissions(&plugin, fs::Permissions::from_mode(0o755)).unwrap();
+    let bridge = r#"{"type":"cni-bridge","bridge":"cni0","isGateway":true,"ipMasq":true,"ipam":{"type":"host-local","subnet":"10.99.0.0/24","dataDir":"DATA"}}"#
+        .replace("DATA", &node.dir("root/networks").to_string_lossy());
+    let list = format!(r#"{{"cniVersion":"1.0.0","name":"x","plugins":[{bridge},{{"type":"unlucky"}}]}}"#);
+    fs::write(conf.join("10-x.conflist"), list).unwrap();
+    let manifest = node.dir("a.yaml");
+    fs::write(&manifest, pod("a", "", "sleep 60")).unwrap();
+    let mut command = node.command(&["run", &manifest.to_string_lossy()]);
+    command.env("PEAPOD_CNI_BIN_DIR", format!("{}:{}", testkit::bin_dir().display(), bin.display()));
+    let done = testkit::attempt(&mut command);
+    assert_eq!(
+        stderr(&done).trim(),
+        "peapod: pod a was not started: network x: ADD by plugin unlucky failed: out of luck"
+    );
+    node.assert_clean();
+}
+
+#[test]
+fn of_several_runs_of_one_name_one_wins() {
+    let node = Node::new();
+    let manifest = node.dir("a.yaml");
+    fs::write(&manifest, pod("a", "", "sleep 3600")).unwrap();
+    let runs: Vec<_> = (0..4)
+        .map(|_| {
+            let mut command = node.command(&["run", &manifest.to_string_lossy()]);
+            common::quiet(&mut command).spawn().unwrap()
+        })
+        .collect();
+    let won = runs.into_iter().filter_map(|mut run| run.wait().unwrap().success().then_some(())).count();
+    assert_eq!(won, 1);
+    assert_eq!(node.sh("a", "c", "echo alive"), "alive");
+    assert_eq!(processes(&node, "peapod keep").len(), 1, "one keeper");
+    let removals: Vec<_> =
+        (0..3).map(|_| common::quiet(&mut node.command(&["rm", "--force", "a"])).spawn().unwrap()).collect();
+    for mut removal in removals {
+        assert!(removal.wait().unwrap().success(), "each of several removals succeeds");
+    }
+    node.assert_clean();
+}
+
+#[test]
+fn an_init_container_that_fails_for_good_fails_the_pod() {
+    let node = Node::new();
+    let init = "  restartPolicy: Never\n  initContainers:\n  - {name: i, image: localhost/busybox, command: [sh, -c, 'echo no; exit 5']}\n";
+    let path = node.dir("a.yaml");
+    fs::write(&path, pod("a", init, "echo never")).unwrap();
+    let done = node.attempt(&["run", &path.to_string_lossy()]);
+    assert_eq!(done.status.code(), Some(1));
+    assert!(stderr(&done).contains("container i ended with exit code 5"), "{}", stderr(&done));
+    assert_eq!(node.inspect("a")["status"]["phase"], "Failed");
+    assert!(node.ok(&["ps"]).contains("Init:Error"));
+    assert_eq!(node.ok(&["logs", "-c", "i", "a"]), "no");
+    assert!(!node.attempt(&["logs", "a"]).status.success(), "the main container was never started");
+    node.ok(&["rm", "a"]);
+    node.assert_clean();
+}
+
+#[test]
+fn restart_policies_are_kept() {
+    let node = Node::new();
+    let once = "  restartPolicy: OnFailure\n";
+    // Fails once, then succeeds: what it wrote in its own file system is gone, the volume stays.
+    let text = pod(
+        "a",
+        &format!("{once}  volumes: [{{name: v, emptyDir: {{}}}}]\n"),
+        "test -e /x && exit 9; touch /x; [ -e /v/x ] || { touch /v/x; exit 1; }; echo done",
+    ) + "    volumeMounts: [{name: v, mountPath: /v}]\n";
+    node.run_text("a.yaml", &text);
+    eventually("the pod's success", || (node.inspect("a")["status"]["phase"] == "Succeeded").then_some(()));
+    assert_eq!(node.container("a", "c")["restartCount"], 1);
+    assert_eq!(node.ok(&["logs", "a"]), "done");
+    assert_eq!(node.ok(&["logs", "--previous", "a"]), "");
+
+    node.run_text("b.yaml", &pod("b", "  restartPolicy: Never\n", "seq 1 5; exit 7"));
+    eventually("the pod's failure", || (node.inspect("b")["status"]["phase"] == "Failed").then_some(()));
+    let ended = node.container("b", "c")["state"]["terminated"].clone();
+    assert_eq!((&ended["exitCode"], &ended["reason"]), (&7.into(), &"Error".into()));
+    assert_eq!(node.ok(&["logs", "--tail", "2", "b"]), "4\n5");
+    assert!(processes(&node, "").is_empty(), "nothing runs for a finished pod");
+    node.ok(&["rm", "a", "b"]);
+    node.assert_clean();
+}
+
+#[test]
+fn a_pod_whose_keeper_died_in_its_init_container_goes_on() {
+    let node = Node::new();
+    let init = "  restartPolicy: Never\n  volumes: [{name: v, emptyDir: {}}]\n  initContainers:\n  - name: i\n    image: localhost/busybox\n    \
+                command: [sh, -c, 'echo once >> /v/x; until [ -e /v/go ]; do usleep 10000; done']\n    volumeMounts: [{name: v, mountPath: /v}]\n";
+    let text = pod("a", init, "cat /v/x") + "    volumeMounts: [{name: v, mountPath: /v}]\n";
+    let path = node.dir("a.yaml");
+    fs::write(&path, text).unwrap();
+    let mut command = node.command(&["run", &path.to_string_lossy()]);
+    let mut run = common::quiet(&mut command).spawn().unwrap();
+    eventually("the init container", || {
+        node.attempt(&["exec", "-c", "i", "a", "--", "test", "-e", "/v/x"]).status.success().then_some(())
+    });
+    assert_eq!(kill_all(&node, "peapod keep"), 1);
+    assert!(!run.wait().unwrap().success(), "run tells that the keeper has died");
+    node.sh("a", "i", "touch /v/go");
+    eventually("the pod's success", || (node.inspect("a")["status"]["phase"] == "Succeeded").then_some(()));
+    assert_eq!(node.ok(&["logs", "a"]), "once", "the init container was not run twice");
+    assert_eq!(node.container("a", "i")["restartCount"], 0);
+    node.ok(&["rm", "a"]);
+    node.assert_clean();
+}
+
+#[test]
+fn a_pod_whose_shim_died_is_brought_up_again() {
+    let node = Node::new();
+    node.run("client.yaml");
+    assert_eq!(kill_all(&node, "containerd-shim-pea-v2 -namespace"), 1);
+    let shell = eventually("the container's restart", || {
+        let shell = node.container("client", "shell");
+        (shell["restartCount"] == 1 && shell["state"]["running"].is_object()).then_some(shell)
+    });
+    assert_eq!(shell["lastState"]["terminated"]["reason"], "Unknown");
+    assert_eq!(node.sh("client", "shell", "echo alive"), "alive");
+    assert_eq!(node.leases(), [node.ip("client")], "the address of the lost one is free");
+
+    // And with nobody there to see it.
+    assert_eq!(kill_all(&node, "peapod keep"), 1);
+    assert_eq!(kill_all(&node, "containerd-shim-pea-v2 -namespace"), 1);
+    eventually("the second restart", || (node.container("client", "shell")["restartCount"] == 2).then_some(()));
+    node.ok(&["stop", "client"]);
+    assert!(node.ok(&["ps"]).contains("Stopped"));
+    let again = node.attempt(&["run", &manifest_path("client.yaml")]);
+    assert!(stderr(&again).contains("exists already"), "{}", stderr(&again));
+    node.ok(&["rm", "client"]);
+    node.assert_clean();
+}
+
+#[test]
+fn a_container_that_eats_too_much_memory_is_told_apart() {
+    let node = Node::new();
+    let text = pod("a", "  restartPolicy: Never\n", "head -c 200m /dev/zero | tail -c 190m > /dev/null")
+        + "    resources: {limits: {memory: 20Mi}}\n";
+    node.run_text("a.yaml", &text);
+    eventually("the pod's end", || (node.inspect("a")["status"]["phase"] != "Running").then_some(()));
+    assert_eq!(node.container("a", "c")["state"]["terminated"]["reason"], "OOMKilled");
+}
+
+#[test]
+fn namespaces_keep_names_apart() {
+    let node = Node::new();
+    node.run_text("a.yaml", &pod("a", "", "sleep 3600"));
+    fs::write(node.dir("b.yaml"), pod("a", "", "sleep 3600")).unwrap();
+    node.ok(&["-n", "shop", "run", &node.dir("b.yaml").to_string_lossy()]);
+    assert_ne!(node.ip("a"), node.ip("shop/a"));
+    assert_eq!(node.ok(&["ps"]).lines().count(), 2);
+    assert_eq!(node.ok(&["ps", "-A"]).lines().count(), 3);
+    node.ok(&["-n", "shop", "rm", "--force", "a"]);
+    assert_eq!(node.sh("a", "c", "echo alive"), "alive");
+}
+
+#[test]
+fn logs_follow_through_restarts_to_the_end_of_the_pod() {
+    let node = Node::new();
+    node.run_text(
+        "a.yaml",
+        &pod(
+            "a",
+            "  volumes: [{name: v, emptyDir: {}}]\n",
+            "echo run; [ -e /v/x ] || { touch /v/x; exit 1; }; sleep 3600",
+        )
+        .replace("    command", "    volumeMounts: [{name: v, mountPath: /v}]\n    command"),
+    );
+    let mut command = node.command(&["logs", "-f", "a"]);
+    let follow = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    eventually("the restart", || (node.container("a", "c")["restartCount"] == 1).then_some(()));
+    node.ok(&["stop", "a"]);
+    let output = follow.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let lines = String::from_utf8_lossy(&output.stdout).lines().filter(|line| *line == "run").count();
+    assert!((1..=2).contains(&lines), "{output:?}");
+    let mut head = Command::new("sh");
+    head.args(["-c", &format!("{} logs a | head -n 0", testkit::binary("peapod").display())]);
+    node.environment(&mut head);
+    assert!(testkit::attempt(&mut head).stderr.is_empty(), "a reader that has had enough is no failure");
+}
