@@ -7,49 +7,49 @@ use oci_spec::runtime::{Capability, LinuxCapabilities, LinuxCapabilitiesBuilder}
 use super::ContainerError;
 use crate::manifest::Security;
 
-/// Every capability of `capabilities(7)` by its name without `CAP_`.
+/// Every capability by its name without `CAP_`, each at the place of its number in linux/capability.h.
 const NAMES: &[(&str, Capability)] = &[
-    ("AUDIT_CONTROL", Capability::AuditControl),
-    ("AUDIT_READ", Capability::AuditRead),
-    ("AUDIT_WRITE", Capability::AuditWrite),
-    ("BLOCK_SUSPEND", Capability::BlockSuspend),
-    ("BPF", Capability::Bpf),
-    ("CHECKPOINT_RESTORE", Capability::CheckpointRestore),
     ("CHOWN", Capability::Chown),
     ("DAC_OVERRIDE", Capability::DacOverride),
     ("DAC_READ_SEARCH", Capability::DacReadSearch),
     ("FOWNER", Capability::Fowner),
     ("FSETID", Capability::Fsetid),
-    ("IPC_LOCK", Capability::IpcLock),
-    ("IPC_OWNER", Capability::IpcOwner),
     ("KILL", Capability::Kill),
-    ("LEASE", Capability::Lease),
+    ("SETGID", Capability::Setgid),
+    ("SETUID", Capability::Setuid),
+    ("SETPCAP", Capability::Setpcap),
     ("LINUX_IMMUTABLE", Capability::LinuxImmutable),
-    ("MAC_ADMIN", Capability::MacAdmin),
-    ("MAC_OVERRIDE", Capability::MacOverride),
-    ("MKNOD", Capability::Mknod),
-    ("NET_ADMIN", Capability::NetAdmin),
     ("NET_BIND_SERVICE", Capability::NetBindService),
     ("NET_BROADCAST", Capability::NetBroadcast),
+    ("NET_ADMIN", Capability::NetAdmin),
     ("NET_RAW", Capability::NetRaw),
-    ("PERFMON", Capability::Perfmon),
-    ("SETFCAP", Capability::Setfcap),
-    ("SETGID", Capability::Setgid),
-    ("SETPCAP", Capability::Setpcap),
-    ("SETUID", Capability::Setuid),
-    ("SYSLOG", Capability::Syslog),
+    ("IPC_LOCK", Capability::IpcLock),
+    ("IPC_OWNER", Capability::IpcOwner),
+    ("SYS_MODULE", Capability::SysModule),
+    ("SYS_RAWIO", Capability::SysRawio),
+    ("SYS_CHROOT", Capability::SysChroot),
+    ("SYS_PTRACE", Capability::SysPtrace),
+    ("SYS_PACCT", Capability::SysPacct),
     ("SYS_ADMIN", Capability::SysAdmin),
     ("SYS_BOOT", Capability::SysBoot),
-    ("SYS_CHROOT", Capability::SysChroot),
-    ("SYS_MODULE", Capability::SysModule),
     ("SYS_NICE", Capability::SysNice),
-    ("SYS_PACCT", Capability::SysPacct),
-    ("SYS_PTRACE", Capability::SysPtrace),
-    ("SYS_RAWIO", Capability::SysRawio),
     ("SYS_RESOURCE", Capability::SysResource),
     ("SYS_TIME", Capability::SysTime),
     ("SYS_TTY_CONFIG", Capability::SysTtyConfig),
+    ("MKNOD", Capability::Mknod),
+    ("LEASE", Capability::Lease),
+    ("AUDIT_WRITE", Capability::AuditWrite),
+    ("AUDIT_CONTROL", Capability::AuditControl),
+    ("SETFCAP", Capability::Setfcap),
+    ("MAC_OVERRIDE", Capability::MacOverride),
+    ("MAC_ADMIN", Capability::MacAdmin),
+    ("SYSLOG", Capability::Syslog),
     ("WAKE_ALARM", Capability::WakeAlarm),
+    ("BLOCK_SUSPEND", Capability::BlockSuspend),
+    ("AUDIT_READ", Capability::AuditRead),
+    ("PERFMON", Capability::Perfmon),
+    ("BPF", Capability::Bpf),
+    ("CHECKPOINT_RESTORE", Capability::CheckpointRestore),
 ];
 
 /// What docker and containerd give when nothing is said.
@@ -76,12 +76,13 @@ pub(crate) fn names() -> &'static [(&'static str, Capability)] {
 }
 
 /// The capabilities a container runs with: the default ones or, when `ALL` is added or dropped, all or
-/// none, then those added, without those dropped. A privileged container has all.
+/// none, then those added, without those dropped. A privileged container has all. "All" are those of `available`,
+/// our own as the kernel's bit set: nobody can give what they do not have, on a node that is itself a container.
 ///
 /// None is inheritable or ambient (CVE-2022-24769): a process of an ordinary user loses them at
 /// execve(2), and `add` widens only what a set-user-ID program in the container may get.
-pub(super) fn of(security: &Security) -> Result<LinuxCapabilities, ContainerError> {
-    let set = set(security);
+pub(super) fn of(security: &Security, available: u64) -> Result<LinuxCapabilities, ContainerError> {
+    let set = set(security, available);
     Ok(LinuxCapabilitiesBuilder::default()
         .bounding(set.clone())
         .permitted(set.clone())
@@ -91,8 +92,11 @@ pub(super) fn of(security: &Security) -> Result<LinuxCapabilities, ContainerErro
         .build()?)
 }
 
-fn set(security: &Security) -> HashSet<Capability> {
-    let all = || NAMES.iter().map(|(_, capability)| *capability).collect::<HashSet<_>>();
+fn set(security: &Security, available: u64) -> HashSet<Capability> {
+    let all = || -> HashSet<Capability> {
+        let ours = NAMES.iter().enumerate().filter(|(number, _)| available >> number & 1 == 1);
+        ours.map(|(_, (_, capability))| *capability).collect()
+    };
     if security.privileged {
         return all();
     }

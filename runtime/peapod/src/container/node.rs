@@ -27,6 +27,8 @@ pub struct Node {
     pub memory: u64,
     /// Our own `oom_score_adj`, below which nobody without CAP_SYS_RESOURCE can go; `None` with it.
     pub lowest_oom_score_adj: Option<i32>,
+    /// Our own effective capabilities, as the kernel's bit set: all that a privileged container can get.
+    pub capabilities: u64,
     /// The device files of `/dev`: what a privileged container gets.
     pub devices: Vec<LinuxDevice>,
 }
@@ -39,14 +41,16 @@ impl Node {
     /// When `/proc` or `/dev` cannot be read.
     pub fn detect() -> Result<Node, ContainerError> {
         let cgroup_v2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+        let capabilities = capabilities(&read("/proc/self/status")?);
         Ok(Node {
             cgroup_v2,
             swap_accounting: swap_accounting(cgroup_v2),
             memory: memory(&read("/proc/meminfo")?),
-            lowest_oom_score_adj: match has_capability(&read("/proc/self/status")?, CAP_SYS_RESOURCE) {
-                true => None,
-                false => read("/proc/self/oom_score_adj")?.trim().parse().ok(),
+            lowest_oom_score_adj: match capabilities >> CAP_SYS_RESOURCE & 1 {
+                1 => None,
+                _ => read("/proc/self/oom_score_adj")?.trim().parse().ok(),
             },
+            capabilities,
             devices: devices(Path::new("/dev"))?,
         })
     }
@@ -77,11 +81,10 @@ fn memory(meminfo: &str) -> u64 {
     kilobytes.unwrap_or(0).saturating_mul(1024)
 }
 
-/// Whether `CapEff` of `/proc/self/status` has a bit set.
-fn has_capability(status: &str, number: u32) -> bool {
+/// `CapEff` of `/proc/self/status`.
+fn capabilities(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let bits = line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
-    bits >> number & 1 == 1
+    line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)
 }
 
 /// The device files under a directory, links not followed.

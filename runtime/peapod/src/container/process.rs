@@ -29,7 +29,7 @@ pub(super) fn process(
         .args(arguments(container, image, &config, &own)?)
         .env(environment(pod, container, &config, own))
         .cwd(PathBuf::from(cwd.unwrap_or_else(|| "/".to_owned())))
-        .capabilities(capability::of(&container.security)?)
+        .capabilities(capability::of(&container.security, facts.node.capabilities)?)
         .no_new_privileges(container.security.allow_privilege_escalation == Some(false))
         .oom_score_adj(qos::oom_score_adj(pod, container, &facts.node))
         .build()?;

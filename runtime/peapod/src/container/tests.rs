@@ -33,7 +33,14 @@ fn one(container: Value) -> Pod {
 }
 
 fn node() -> Node {
-    Node { cgroup_v2: false, swap_accounting: true, memory: 1 << 30, lowest_oom_score_adj: None, devices: Vec::new() }
+    Node {
+        cgroup_v2: false,
+        swap_accounting: true,
+        memory: 1 << 30,
+        lowest_oom_score_adj: None,
+        capabilities: (1 << 41) - 1,
+        devices: Vec::new(),
+    }
 }
 
 fn facts() -> PodFacts {
@@ -198,6 +205,22 @@ fn capabilities_are_the_default_ones_with_what_is_added_and_dropped() {
     assert_eq!(bounding(json!({"privileged": true})), all);
     let without = bounding(json!({"capabilities": {"add": ["SYS_TIME"], "drop": ["NET_RAW"]}}));
     assert!(without.contains(&"CAP_SYS_TIME".to_owned()) && !without.contains(&"CAP_NET_RAW".to_owned()));
+}
+
+#[test]
+fn all_capabilities_are_those_the_node_has_itself() {
+    // CAP_SYS_RESOURCE is number 24, CAP_SYS_ADMIN 21.
+    let node = Node { capabilities: !(1 << 24), ..node() };
+    let facts = PodFacts { node, ..facts() };
+    let image = image(json!({"Cmd": ["x"]}), vec![]);
+    for security in [json!({"privileged": true}), json!({"capabilities": {"add": ["ALL"]}})] {
+        let spec = build(&one(json!({"securityContext": security})), &image, &facts).unwrap();
+        let bounding = spec["process"]["capabilities"]["bounding"].as_array().unwrap().clone();
+        assert!(
+            bounding.contains(&json!("CAP_SYS_ADMIN")) && !bounding.contains(&json!("CAP_SYS_RESOURCE")),
+            "{bounding:?}"
+        );
+    }
 }
 
 #[test]
