@@ -33,6 +33,8 @@ pub fn start(start: &Start) -> Result<String, Error> {
     let group = group(&bundle)?.unwrap_or_else(|| start.id.clone());
     let socket = socket(start, &group)?;
     let address = format!("unix://{}", socket.display());
+    // containerd 1.x reads it from here when it is restarted; later ones keep the answer themselves.
+    record::write_text(&bundle.join(record::ADDRESS), address.as_bytes())?;
     let Some(listener) = listen(&socket)? else { return Ok(address) };
     if let Err(error) = fork(start, bundle, &socket, listener) {
         // Nobody listens there: the next one must not find it.

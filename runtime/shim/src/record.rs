@@ -2,6 +2,7 @@
 //!
 //! | file | in the bundle of | says |
 //! | --- | --- | --- |
+//! | `address` | every task, and the sandbox | where the shim listens |
 //! | `shim.lock` | the first task, or the sandbox | locked while the shim lives; its pid |
 //! | `sandbox.json` | a sandbox | the options it was created with |
 //! | `tasks/<id>.json` | a sandbox | a task's bundle, from before anything of it exists until it is deleted |
@@ -17,6 +18,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::Error;
 
+/// The name of the file with the socket's address.
+pub const ADDRESS: &str = "address";
 /// The lock's file name.
 pub const LOCK: &str = "shim.lock";
 /// The name of a sandbox's options.
@@ -74,6 +77,11 @@ pub fn tasks_of_sandbox(bundle: &Path) -> PathBuf {
 /// Writes a record.
 pub fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec(record).map_err(|source| Error::json(format!("write {}", path.display()), source))?;
+    write_text(path, &text)
+}
+
+/// Writes a file whole or not at all.
+pub fn write_text(path: &Path, text: &[u8]) -> Result<(), Error> {
     let temporary = path.with_extension("tmp");
     fs::write(&temporary, text)
         .and_then(|()| fs::rename(&temporary, path))

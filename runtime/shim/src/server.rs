@@ -146,7 +146,7 @@ impl TaskService for Tasks {
     async fn close_io(&self, _: &TtrpcContext, request: api::CloseIORequest) -> Response<api::Empty> {
         let process = self.process(&request.id, &request.exec_id)?;
         if request.stdin {
-            process.with_streams(|streams| streams.close_input());
+            process.close_input();
         }
         Ok(api::Empty::default())
     }

@@ -264,6 +264,26 @@ fn a_terminal_has_the_size_it_is_given() {
 }
 
 #[test]
+fn what_a_short_lived_process_says_on_its_terminal_is_not_lost() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let (mut stdio, log) = pod.log("tty");
+        stdio.terminal = true;
+        for n in 0..50 {
+            let name = format!("e{n}");
+            pod.shim.exec(&id, &name, &process(&["tty"]), &stdio).await.unwrap();
+            pod.shim.start(&id, Some(&name)).await.unwrap();
+            pod.shim.wait(&id, Some(&name)).await.unwrap();
+            pod.shim.delete(&id, Some(&name)).await.unwrap();
+        }
+        assert_eq!(records(&log), vec!["stdout F /dev/pts/0"; 50]);
+        pod.end().await;
+    });
+}
+
+#[test]
 fn a_hundred_execs_leak_neither_descriptors_nor_threads_nor_zombies() {
     run(async {
         let pod = Pod::start().await;

@@ -73,6 +73,8 @@ struct State {
     phase: Phase,
     child: Option<Arc<Child>>,
     streams: Option<Streams>,
+    /// The client closed standard input, perhaps before it was there.
+    input_closed: bool,
 }
 
 impl Process {
@@ -83,7 +85,7 @@ impl Process {
             container: container.to_owned(),
             exec_id: exec_id.to_owned(),
             stdio,
-            state: Mutex::new(State { phase, child: None, streams: None }),
+            state: Mutex::new(State { phase, child: None, streams: None, input_closed: false }),
             fate: watch::Sender::new(Fate::Open),
             cancel: Notify::new(),
         }
@@ -159,8 +161,11 @@ impl Process {
     }
 
     /// Gives the process its child and its streams.
-    pub fn attach(&self, child: Arc<Child>, streams: Streams) {
+    pub fn attach(&self, child: Arc<Child>, mut streams: Streams) {
         let mut state = self.state();
+        if state.input_closed {
+            streams.close_input();
+        }
         state.child = Some(child);
         state.streams = Some(streams);
     }
@@ -216,6 +221,15 @@ impl Process {
     /// Ends when the build is called off.
     pub async fn cancelled(&self) {
         self.cancel.notified().await;
+    }
+
+    /// Ends standard input, now or as soon as it flows.
+    pub fn close_input(&self) {
+        let mut state = self.state();
+        state.input_closed = true;
+        if let Some(streams) = &mut state.streams {
+            streams.close_input();
+        }
     }
 
     /// Does something with the streams, if they flow.

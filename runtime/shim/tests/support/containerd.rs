@@ -49,7 +49,8 @@ impl Containerd {
 
     pub fn ctr(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new("timeout");
-        command.arg(DEADLINE.as_secs().to_string()).arg("ctr");
+        // ctr hands SIGTERM on to its task, which may not care.
+        command.args(["-k", "1", &DEADLINE.as_secs().to_string(), "ctr"]);
         command.arg("-a").arg(self.dir.path().join("c.sock")).args(["-n", &self.namespace]).args(arguments);
         command
     }
