@@ -116,17 +116,20 @@ impl Config {
     /// an absent list destroys nothing, an empty one everything.
     ///
     /// # Errors
-    /// [`code::DECODE`].
+    /// [`code::DECODE`], or [`code::INVALID_CONFIG`] for an item without id or interface: to leave such a one out
+    /// would be to destroy the attachment it was meant to keep.
     pub fn valid_attachments(&self) -> Result<Option<Vec<Attachment>>, Error> {
         let node = self.root().get("cni.dev/valid-attachments");
         if !node.exists() {
             return Ok(None);
         }
+        let member = |item: &Node<'_>, key: &str| {
+            let member = item.get(key);
+            let text = member.text()?.ok_or_else(|| Error::config(format!("{} is missing", member.path())))?;
+            Ok::<_, Error>(text.to_owned())
+        };
         let read = |item: &Node<'_>| {
-            Ok(Attachment {
-                container_id: item.get("containerID").text()?.unwrap_or_default().to_owned(),
-                ifname: item.get("ifname").text()?.unwrap_or_default().to_owned(),
-            })
+            Ok(Attachment { container_id: member(item, "containerID")?, ifname: member(item, "ifname")? })
         };
         node.items()?.iter().map(read).collect::<Result<_, _>>().map(Some)
     }
@@ -172,5 +175,13 @@ mod tests {
         assert_eq!(list(r#"{"name": "n", "cni.dev/valid-attachments": []}"#), Some(vec![]));
         let one = list(r#"{"name": "n", "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]}"#);
         assert_eq!(one, Some(vec![Attachment { container_id: "a".into(), ifname: "eth0".into() }]));
+    }
+
+    #[test]
+    fn a_list_with_an_unreadable_item_is_refused_whole() {
+        for items in [r#"["a"]"#, "[null]", "[{}]", r#"[{"containerID": "a"}]"#, r#"[{"ifname": "eth0"}]"#, "{}"] {
+            let text = format!(r#"{{"name": "n", "cni.dev/valid-attachments": {items}}}"#);
+            assert!(Config::parse(text.as_bytes()).unwrap().valid_attachments().is_err(), "{items}");
+        }
     }
 }

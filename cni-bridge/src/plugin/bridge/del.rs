@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::settings::bridge_name;
-use super::{LOCK_DEADLINE, attachment, flatten, host_name, masquerade};
+use super::{LOCK_DEADLINE, attachment, flatten, host_name, is_ours, masquerade};
 use crate::ipam::{Store, config};
 use crate::netlink::{self, Link, Netns, RouteSocket, link};
 use crate::spec::{Attachment, Config, Environment, Error};
@@ -26,8 +26,10 @@ fn remove_veth(config: &Config, environment: &Environment, attachment: &Attachme
         return Ok(node.apply(vec![link::delete(&name)])?);
     }
     // Not made by us, or gone. A pair the reference made has a random name; the pod's end leads to it.
-    let bridge = link::by_name(&mut node, &bridge_name(config)?)?;
-    match find_foreign(environment, &mut node, bridge.as_ref())? {
+    // Where the bridge cannot be, or is not there, nothing is a port of it.
+    let Ok(bridge) = bridge_name(config) else { return Ok(()) };
+    let Some(bridge) = link::by_name(&mut node, &bridge)? else { return Ok(()) };
+    match find_foreign(environment, &mut node, &bridge)? {
         Some(link) => Ok(node.apply(vec![link::delete(&link.name)])?),
         None => Ok(()),
     }
@@ -38,7 +40,7 @@ fn remove_veth(config: &Config, environment: &Environment, attachment: &Attachme
 fn find_foreign(
     environment: &Environment,
     node: &mut RouteSocket,
-    bridge: Option<&Link>,
+    bridge: &Link,
 ) -> Result<Option<Link>, netlink::Error> {
     let Some(path) = &environment.netns else { return Ok(None) };
     let home = Netns::current()?;
@@ -53,9 +55,9 @@ fn find_foreign(
     };
     let Some(peer) = end.peer else { return Ok(None) };
     let host = link::by_index(node, peer)?;
-    // Where the bridge is gone, its ports have no controller.
-    let controller = bridge.map(|bridge| bridge.index);
-    Ok(host.filter(|host| host.kind == "veth" && host.peer == Some(end.index) && host.controller == controller))
+    let leads_back = |host: &Link| host.kind == "veth" && host.peer == Some(end.index);
+    // The index is one of the peer's namespace, which may be a third one: what has our alias is another pod's.
+    Ok(host.filter(|host| leads_back(host) && host.controller == Some(bridge.index) && !is_ours(&host.alias)))
 }
 
 fn free(config: &Config, attachment: &Attachment) -> Result<(), Error> {

@@ -49,17 +49,25 @@ pub fn host_name(network: &str, attachment: &Attachment) -> String {
     format!("veth{:011x}", hash >> 20)
 }
 
+/// What every alias set here begins with.
+const ALIAS: &str = "cni-bridge:";
+
 /// The alias of the node's end: whose it is, for people and for GC. None when it would be longer than the kernel takes.
 fn alias(network: &str, attachment: &Attachment) -> Option<String> {
-    let alias = format!("cni-bridge:{network}:{}:{}", attachment.container_id, attachment.ifname);
+    let alias = format!("{ALIAS}{network}:{}:{}", attachment.container_id, attachment.ifname);
     (alias.len() < 256).then_some(alias)
 }
 
 /// The attachment an alias names, if it is one of the network.
 fn attachment_of_alias(network: &str, alias: &str) -> Option<Attachment> {
-    let rest = alias.strip_prefix("cni-bridge:")?.strip_prefix(network)?.strip_prefix(':')?;
+    let rest = alias.strip_prefix(ALIAS)?.strip_prefix(network)?.strip_prefix(':')?;
     let (container_id, ifname) = rest.split_once(':')?;
     Some(Attachment { container_id: container_id.into(), ifname: ifname.into() })
+}
+
+/// Whether an alias is one of ours, of any network.
+fn is_ours(alias: &str) -> bool {
+    alias.starts_with(ALIAS)
 }
 
 /// Opens the pod's namespace, refusing the plugin's own.
