@@ -270,6 +270,67 @@ fn del_removes_nobody_elses_interface() {
     assert!(elsewhere.ip(&["link"]).contains("eth0"), "it is another network's");
 }
 
+// A point-to-point plugin's pair has no bridge; to a missing bridge belongs nothing either.
+#[test]
+fn del_without_its_bridge_leaves_a_pair_without_one() {
+    let node = Node::new();
+    let pod = Pod::new();
+    let conf = node.conf(json!({}));
+    node.add(&conf, "another", &pod);
+    let host = node.links().into_iter().find(|name| name != "br0").unwrap();
+    for args in [&["link", "set", &host, "name", "ptp0"][..], &["link", "delete", "br0"]] {
+        testkit::run(Command::new("ip").args(args));
+    }
+    assert!(call("ADD", &conf, "a", &pod.path()).message().contains("already exists"));
+    node.del(&conf, "a", &pod);
+    assert_eq!(node.links(), ["ptp0"]);
+    assert!(pod.ip(&["link"]).contains("eth0"), "what an ADD was refused for is not its DEL's to remove");
+}
+
+// The numbers of the ends of a pair say nothing of where they are: here the same ones as another pod's, by chance.
+#[test]
+fn del_is_not_misled_by_a_pair_that_leads_to_a_third_namespace() {
+    let node = Node::new();
+    let (ours, foreign, third) = (Pod::new(), Pod::new(), Pod::new());
+    let conf = node.conf(json!({}));
+    let result = node.add(&conf, "ours", &ours);
+    let host = node.link(result["interfaces"][1]["name"].as_str().unwrap())["ifindex"].to_string();
+    let end: Value = serde_json::from_str(&ours.ip(&["-j", "link", "show", "eth0"])).unwrap();
+    let (end, netns) = (end[0]["ifindex"].to_string(), foreign.path());
+    let far = ["link", "add", "far0", "index", &host, "type", "veth", "peer", "name", "eth0", "index", &end];
+    third.ip(&[&far[..], &["netns", &netns]].concat());
+    node.del(&conf, "foreign", &foreign);
+    assert!(ours.ip(&["link"]).contains("eth0"), "another pod's pair was taken for it");
+}
+
+#[test]
+fn check_minds_only_what_add_made() {
+    let node = Node::new();
+    let pod = Pod::new();
+    // A gateway that is link-local, a route with host bits, and what a later plugin added.
+    let ranges = json!([[{"subnet": "fd00:1::/64", "gateway": "fe80::1"}]]);
+    let mut conf =
+        node.conf(json!({"isGateway": true, "ipam": {"ranges": ranges, "routes": [{"dst": "192.168.5.7/16"}]}}));
+    let mut result = node.add(&conf, "a", &pod);
+    result["interfaces"].as_array_mut().unwrap().push(json!({"name": "net1", "sandbox": pod.path()}));
+    let other = json!({"address": "172.30.0.5/24", "gateway": "172.30.0.1", "interface": 3});
+    result["ips"].as_array_mut().unwrap().push(other);
+    conf["prevResult"] = result;
+    let done = call("CHECK", &conf, "a", &pod.path());
+    assert!(done.ok, "{done:?}");
+    testkit::run(Command::new("ip").args(["address", "delete", "fe80::1/64", "dev", "br0"]));
+    assert!(call("CHECK", &conf, "a", &pod.path()).message().contains("lost its address fe80::1/64"));
+}
+
+// An ADD killed between making the bridge and setting it up, or a bridge a person made.
+#[test]
+fn a_bridge_found_down_takes_no_router_advertisements_once_up() {
+    let node = Node::new();
+    testkit::run(Command::new("ip").args(["link", "add", "br0", "type", "bridge"]));
+    node.add(&node.conf(json!({})), "a", &Pod::new());
+    assert_eq!(testkit::output(Command::new("cat").arg("/proc/sys/net/ipv6/conf/br0/accept_ra")), "0");
+}
+
 // Behaviour 77.
 #[test]
 fn two_networks_of_one_pod_are_independent() {
@@ -306,6 +367,9 @@ fn gc_removes_what_is_not_listed_and_nothing_without_a_list() {
     assert!(done.ok && done.text.is_empty(), "{done:?}");
     assert_eq!((node.links().len(), node.leased()), (2, vec!["10.1.2.2".to_owned()]));
     assert!(pods[0].ip(&["link"]).contains("eth0") && !pods[2].ip(&["link"]).contains("eth0"));
+    conf["cni.dev/valid-attachments"] = json!([{"containerID": "a"}]);
+    assert!(call("GC", &conf, "", "").message().contains("cni.dev/valid-attachments[0].ifname is missing"));
+    assert_eq!(node.leased(), ["10.1.2.2"], "a list that cannot be read destroys nothing");
     conf["cni.dev/valid-attachments"] = json!([]);
     assert!(call("GC", &conf, "", "").ok);
     assert_eq!((node.links(), node.leased().len(), node.ruleset()), (vec!["br0".to_owned()], 0, String::new()));

@@ -78,6 +78,8 @@ impl Config {
             )));
         }
         let mut requested: Vec<IpAddr> = args.ip.into_iter().chain(config.runtime()?.ips).collect();
+        // The same wish may come from several sources.
+        requested.sort_unstable();
         requested.dedup();
         Ok(Some(Config {
             sets,

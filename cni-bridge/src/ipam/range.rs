@@ -64,8 +64,10 @@ fn number(ip: IpAddr) -> u128 {
 }
 
 impl Range {
-    /// A range of `subnet`. By default from the first address to the last one, IPv4's broadcast excluded,
-    /// with the first address as the gateway.
+    /// A range of `subnet`. By default from the first address to the last one, with the first address as the gateway.
+    ///
+    /// The subnet's own address and IPv4's broadcast are never in it, not even where `start` or `end` name them
+    /// (host-local leases them then): no neighbour would ever answer a pod that has one.
     ///
     /// # Errors
     /// See [`RangeError`].
@@ -91,9 +93,10 @@ impl Range {
             }
         }
         let all_ones = number(subnet.broadcast());
+        let (lowest, highest) = (number(subnet.ip()) + 1, if subnet.is_ipv4() { all_ones - 1 } else { all_ones });
         let mut range = Range {
-            first: start.map_or(number(subnet.ip()) + 1, number),
-            last: end.map_or(if subnet.is_ipv4() { all_ones - 1 } else { all_ones }, number),
+            first: start.map_or(lowest, number).max(lowest),
+            last: end.map_or(highest, number).min(highest),
             gateway: subnet.ip(),
             subnet,
         };
@@ -265,6 +268,8 @@ mod tests {
         let small = set(&[("10.0.0.0/29", None, None)]);
         assert_eq!(addresses(&small, None), ["10.0.0.2", "10.0.0.3", "10.0.0.4", "10.0.0.5", "10.0.0.6"]);
         assert_eq!(small.capacity(), 5);
+        let named = set(&[("10.0.0.0/29", Some("10.0.0.0"), Some("10.0.0.7"))]);
+        assert_eq!(addresses(&named, None), addresses(&small, None), "not even where they are named");
         let six = set(&[("fd00::/126", None, None)]);
         assert_eq!(addresses(&six, None), ["fd00::2", "fd00::3"]);
     }

@@ -67,11 +67,12 @@ fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreEr
     move |source| StoreError::Io { doing, path: path.to_owned(), source }
 }
 
-/// Makes "there is no such file" a none.
+/// Makes "there is no such file" a none. Of a name too long for a file there is none either.
 fn present<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+    const ABSENT: [ErrorKind; 3] = [ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::InvalidFilename];
     match outcome {
         Ok(value) => Ok(Some(value)),
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if ABSENT.contains(&error.kind()) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -140,15 +141,15 @@ pub struct Locked {
     _lock: File,
 }
 
-/// Whether a lease's text names this attachment. Old leases have the id alone.
-fn belongs_to(text: &str, owner: &Attachment) -> bool {
-    let (id, ifname) = split(text);
-    id == owner.container_id && (ifname.is_empty() || ifname == owner.ifname)
+/// Whose lease a text is. Old leases have the id alone, and so no interface's name.
+fn holder(text: &str) -> Attachment {
+    let mut lines = text.trim().lines().map(|line| line.trim().to_owned());
+    Attachment { container_id: lines.next().unwrap_or_default(), ifname: lines.next().unwrap_or_default() }
 }
 
-fn split(text: &str) -> (&str, &str) {
-    let mut lines = text.trim().lines();
-    (lines.next().unwrap_or_default().trim(), lines.next().unwrap_or_default().trim())
+/// Whether the holder of a lease is this attachment; of an old lease, any of the container.
+pub fn is_held_by(holder: &Attachment, owner: &Attachment) -> bool {
+    holder.container_id == owner.container_id && (holder.ifname.is_empty() || holder.ifname == owner.ifname)
 }
 
 /// The name of an attachment's hint. Not the ids themselves: together they may be longer than a file name.
@@ -163,8 +164,14 @@ impl Locked {
 
     fn text(&self, ip: IpAddr) -> Result<Option<String>> {
         let path = self.lease(ip);
-        let bytes = present(fs::read(&path)).map_err(failed("read", &path))?;
-        Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+        match fs::read(&path) {
+            // Not made by a plugin: it must not keep the leases beside it from being found.
+            Err(error) if error.kind() == ErrorKind::IsADirectory => Ok(None),
+            read => {
+                let bytes = present(read).map_err(failed("read", &path))?;
+                Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+            }
+        }
     }
 
     fn remove(&self, path: &Path) -> Result<bool> {
@@ -213,7 +220,7 @@ impl Locked {
         ips.dedup();
         let mut held = Vec::new();
         for ip in ips {
-            if self.text(ip)?.is_some_and(|text| belongs_to(&text, owner)) {
+            if self.text(ip)?.is_some_and(|text| is_held_by(&holder(&text), owner)) {
                 held.push(ip);
             }
         }
@@ -228,9 +235,7 @@ impl Locked {
         let mut leases = Vec::new();
         for ip in self.addresses()? {
             let ip = ip?;
-            let Some(text) = self.text(ip)? else { continue };
-            let (id, ifname) = split(&text);
-            leases.push((ip, Attachment { container_id: id.to_owned(), ifname: ifname.to_owned() }));
+            leases.extend(self.text(ip)?.map(|text| (ip, holder(&text))));
         }
         Ok(leases)
     }
@@ -268,14 +273,12 @@ impl Locked {
     pub fn release(&mut self, owner: &Attachment, also: &[IpAddr]) -> Result<Vec<IpAddr>> {
         let mut held = self.recall(owner, also)?;
         if held.is_empty() {
-            let mine = |text: &Attachment| {
-                text.container_id == owner.container_id && (text.ifname.is_empty() || text.ifname == owner.ifname)
-            };
-            held = self.all()?.into_iter().filter(|(_, holder)| mine(holder)).map(|(ip, _)| ip).collect();
+            held = self.all()?.into_iter().filter(|(_, holder)| is_held_by(holder, owner)).map(|(ip, _)| ip).collect();
         }
         let outcomes: Vec<_> = held.iter().map(|ip| self.remove(&self.lease(*ip))).collect();
         outcomes.into_iter().collect::<Result<Vec<_>>>()?;
-        self.remove(&self.store.hints.join(hint_name(owner)))?;
+        // A hint that stays (on a file system that is read-only by now) does no harm: it is only a hint.
+        let _ = self.remove(&self.store.hints.join(hint_name(owner)));
         Ok(held)
     }
 
@@ -309,9 +312,13 @@ impl Leases for Locked {
             None => {}
         }
         let aside = self.write_aside(&format!("{}\r\n{}", owner.container_id, owner.ifname))?;
-        fs::hard_link(&aside, &path).map_err(failed("create", &path))?;
+        let linked = match fs::hard_link(&aside, &path) {
+            // There and nowhere: a dangling symbolic link. Not ours to remove, so the address is taken.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+            linked => linked.map(|()| true).map_err(failed("create", &path)),
+        };
         self.remove(&aside)?;
-        Ok(true)
+        linked
     }
 
     fn free(&mut self, ip: IpAddr) -> Result<()> {
@@ -405,6 +412,29 @@ mod tests {
         assert!(matches!(store.lock(SOON), Err(StoreError::Locked { .. })));
         drop(held);
         assert!(store.lock(Duration::from_secs(10)).is_ok(), "the thread left waiting gives the lock back");
+    }
+
+    #[test]
+    fn what_no_plugin_made_stands_in_nobodys_way() {
+        let dir = testkit::scratch();
+        let mut locked = Store::new(dir.path(), "net").lock(SOON).unwrap();
+        fs::create_dir(dir.path().join("net/10.0.0.8")).unwrap();
+        std::os::unix::fs::symlink("/nonexistent", dir.path().join("net/10.0.0.9")).unwrap();
+        assert!(!locked.take(ip("10.0.0.8"), &owner("a")).unwrap());
+        assert!(!locked.take(ip("10.0.0.9"), &owner("a")).unwrap());
+        assert!(locked.take(ip("10.0.0.2"), &owner("a")).unwrap());
+        assert_eq!(locked.release(&owner("a"), &[]).unwrap(), [ip("10.0.0.2")], "found among the others");
+    }
+
+    #[test]
+    fn a_network_whose_name_is_too_long_for_a_file_has_no_lease_to_free() {
+        let dir = testkit::scratch();
+        for length in [255, 256] {
+            let store = Store::new(dir.path(), &"n".repeat(length));
+            assert!(store.lock(SOON).and_then(|mut locked| locked.take(ip("10.0.0.2"), &owner("a"))).is_err());
+            let freed = store.lock_existing(SOON).unwrap().map(|mut locked| locked.release(&owner("a"), &[]).unwrap());
+            assert_eq!(freed.unwrap_or_default(), Vec::<IpAddr>::new());
+        }
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! Addresses of interfaces.
 
-use std::net::IpAddr;
-
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -49,7 +47,7 @@ pub fn remove(index: u32, address: IpNetwork) -> Request {
     }
 }
 
-/// The addresses of the interface with that index, IPv6 link-local ones left out.
+/// The addresses of the interface with that index.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
@@ -58,11 +56,7 @@ pub fn list(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, Erro
     message.header.index = index;
     let doing = format!("list the addresses of the interface with index {index}");
     let answers = socket.dump(&doing, RouteNetlinkMessage::GetAddress(message))?;
-    Ok(answers
-        .into_iter()
-        .filter_map(|answer| read(answer, index))
-        .filter(|address| !is_link_local(address.ip()))
-        .collect())
+    Ok(answers.into_iter().filter_map(|answer| read(answer, index)).collect())
 }
 
 fn read(answer: RouteNetlinkMessage, index: u32) -> Option<IpNetwork> {
@@ -82,8 +76,4 @@ fn read(answer: RouteNetlinkMessage, index: u32) -> Option<IpNetwork> {
         _ => None,
     });
     IpNetwork::new(local.or(address)?, prefix).ok()
-}
-
-fn is_link_local(ip: IpAddr) -> bool {
-    matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local())
 }

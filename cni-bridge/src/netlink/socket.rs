@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
@@ -10,7 +12,7 @@ use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::TimeVal;
 
 use super::Error;
-use super::wire::{Ack, NLMSG_DONE, NLMSG_ERROR, messages};
+use super::wire::{Ack, NLMSG_DONE, NLMSG_ERROR, end_of_dump, messages};
 
 /// The kernel works on a request inside `sendmsg`, so answers are there when it
 /// returns. The deadline only bounds a wait that would be a bug in the kernel or here.
@@ -18,6 +20,9 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The kernel fills a dump's answers up to the size of the reader's buffer, at most 32 KiB (`netlink_dump`).
 const BUFFER: usize = 32 * 1024;
+
+/// How often a dump is made that others' changes made inconsistent (`NLM_F_DUMP_INTR`): it may have missed objects.
+const DUMP_ATTEMPTS: u32 = 20;
 
 /// A change asked of the kernel, with the words for its failure.
 #[derive(Debug)]
@@ -104,17 +109,28 @@ impl RouteSocket {
     /// Asks for all objects that match `message`.
     ///
     /// # Errors
-    /// When they cannot be read.
+    /// When they cannot be read, or are changed by others each time they are.
     pub fn dump(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        self.ask(doing, message, NLM_F_DUMP)
+        for _ in 0..DUMP_ATTEMPTS {
+            match self.ask(doing, message.clone(), NLM_F_DUMP) {
+                Err(error) if error.errno() == Some(Errno::EINTR) => {}
+                // A routing table that nothing was ever put in does not exist.
+                Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(Vec::new()),
+                answer => return answer,
+            }
+        }
+        Err(Error::Refused { doing: doing.into(), errno: Errno::EINTR, note: " (others keep changing it)".into() })
     }
 
+    /// Asks for one object, or with `NLM_F_DUMP` for all; `EINTR` when they were changed meanwhile.
     fn ask(
         &mut self,
         doing: &str,
         message: RouteNetlinkMessage,
         flags: u16,
     ) -> Result<Vec<RouteNetlinkMessage>, Error> {
+        let refused = |errno, note| Error::Refused { doing: doing.into(), errno, note };
+        let mut interrupted = false;
         let mut buffer = Vec::new();
         self.emit(&mut buffer, message, flags);
         send(&self.socket, &buffer, doing)?;
@@ -122,10 +138,14 @@ impl RouteSocket {
         loop {
             let datagram = receive(&self.socket, doing)?;
             for message in messages(&datagram).filter(|message| message.sequence == self.sequence) {
+                interrupted |= message.flags & NLM_F_DUMP_INTR != 0;
                 match message.kind {
-                    NLMSG_DONE => return Ok(found),
+                    NLMSG_DONE => {
+                        let failure = end_of_dump(message).or(interrupted.then_some(Errno::EINTR));
+                        return failure.map_or(Ok(found), |errno| Err(refused(errno, String::new())));
+                    }
                     NLMSG_ERROR => match Ack::read(message).and_then(|ack| Some((ack.errno?, ack.note))) {
-                        Some((errno, note)) => return Err(Error::Refused { doing: doing.into(), errno, note }),
+                        Some((errno, note)) => return Err(refused(errno, note)),
                         None => return Ok(found),
                     },
                     _ => found.push(decode(message.bytes, doing)?),

@@ -55,6 +55,16 @@ pub(super) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])>
     })
 }
 
+/// The failure that ended a dump early, which its last message has: answers may have come before.
+pub(super) fn end_of_dump(message: Message<'_>) -> Option<Errno> {
+    errno(u32_at(message.bytes, HEADER)?)
+}
+
+/// The error the kernel writes as a negative number; 0 is none.
+fn errno(number: u32) -> Option<Errno> {
+    (number != 0).then(|| Errno::from_raw(number.cast_signed().wrapping_neg()))
+}
+
 /// The outcome of one request.
 pub(super) struct Ack {
     pub sequence: u32,
@@ -71,8 +81,7 @@ impl Ack {
             return None;
         }
         // struct nlmsgerr: the negative error, then the request's header (no more of it, see NETLINK_CAP_ACK).
-        let error = u32_at(message.bytes, HEADER)?.cast_signed();
-        let errno = (error != 0).then(|| Errno::from_raw(error.wrapping_neg()));
+        let errno = errno(u32_at(message.bytes, HEADER)?);
         let tail =
             message.bytes.get(HEADER + 4 + HEADER..).filter(|_| message.flags & ACK_TLVS != 0).unwrap_or_default();
         let words = attributes(tail).find(|(kind, _)| *kind == ACK_MESSAGE).map(|(_, words)| words);
@@ -85,6 +94,15 @@ impl Ack {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_dump_that_failed_half_way_says_so_in_its_last_message() {
+        let mut datagram = vec![0u8; 20];
+        (datagram[0], datagram[4]) = (20, 3);
+        assert_eq!(messages(&datagram).find_map(end_of_dump), None);
+        datagram[16..].copy_from_slice(&(-19i32).to_ne_bytes());
+        assert_eq!(messages(&datagram).find_map(end_of_dump), Some(Errno::ENODEV));
+    }
 
     #[test]
     fn a_cut_off_datagram_gives_no_message_and_no_panic() {

@@ -38,8 +38,7 @@ const ID: &str = "CNI_CONTAINERID";
 const NETNS: &str = "CNI_NETNS";
 const IFNAME: &str = "CNI_IFNAME";
 
-/// `CNI_PATH` is missing here on purpose: the specification has it optional, and
-/// nothing is executed from it unless a foreign IPAM plugin is configured.
+/// `CNI_PATH` is missing here on purpose: nothing is ever executed from it.
 const TABLE: &[Row] = &[
     Row { verb: Verb::Add, name: "ADD", required: &[ID, NETNS, IFNAME], since: Version::V0_1_0 },
     Row { verb: Verb::Del, name: "DEL", required: &[ID, IFNAME], since: Version::V0_1_0 },
@@ -135,7 +134,8 @@ impl Environment {
             .with_details("it starts with a letter or digit and goes on with letters, digits, '_', '.' or '-'"));
         }
         if verb.row().required.contains(&IFNAME) {
-            check_ifname(&environment.ifname)?;
+            let name = &environment.ifname;
+            check_interface_name(name).map_err(|fault| invalid(format!("{fault}: CNI_IFNAME={name:?}")))?;
         }
         Ok(environment)
     }
@@ -147,18 +147,23 @@ pub fn is_identifier(name: &str) -> bool {
     name.starts_with(plain) && name.chars().all(|c| plain(c) || "_.-".contains(c))
 }
 
-/// The kernel's rules for an interface name (`dev_valid_name` in `net/core/dev.c`).
-fn check_ifname(name: &str) -> Result<(), Error> {
-    let fault = if name.len() > 15 {
-        "interface name is too long: at most 15 bytes"
+/// The kernel's rules for an interface name (`dev_valid_name` in `net/core/dev.c`), and no `%`: the kernel takes
+/// that for a pattern and makes an interface of another name.
+///
+/// # Errors
+/// The rule that is broken.
+pub fn check_interface_name(name: &str) -> Result<(), &'static str> {
+    if name.len() > 15 {
+        Err("interface name is too long: at most 15 bytes")
     } else if name == "." || name == ".." {
-        "interface name is . or .."
+        Err("interface name is . or ..")
     } else if name.contains(|c: char| c == '/' || c == ':' || c.is_whitespace()) {
-        "interface name contains / or : or whitespace characters"
+        Err("interface name contains / or : or whitespace characters")
+    } else if name.contains(['%', '\0']) {
+        Err("interface name contains % or a zero byte")
     } else {
-        return Ok(());
-    };
-    Err(invalid(format!("{fault}: CNI_IFNAME={name:?}")))
+        Ok(())
+    }
 }
 
 fn truth(text: &str) -> bool {
@@ -239,6 +244,7 @@ mod tests {
             ("a", "a:b"),
             ("a", "."),
             ("a", "a b"),
+            ("a", "eth%d"),
         ] {
             assert_eq!(with(id, ifname).unwrap_err().code, code::INVALID_ENVIRONMENT, "{id} {ifname}");
         }

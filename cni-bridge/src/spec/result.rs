@@ -11,7 +11,6 @@ use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
-use serde_json::Value;
 
 use super::error::{Error, code};
 use super::json::{Folded, Node};
@@ -286,16 +285,6 @@ impl Success {
             self.routes.extend(read_routes(&node.get("routes"))?);
         }
         Ok(())
-    }
-
-    /// The value as JSON in the current version, for embedding as `prevResult`.
-    ///
-    /// # Errors
-    /// As [`Success::to_json`].
-    pub fn to_value(&self, version: Version) -> Result<Value, Error> {
-        let text = self.to_json(version)?;
-        serde_json::from_str(&text)
-            .map_err(|error| Error::new(code::INTERNAL, format!("cannot write the result: {error}")))
     }
 }
 

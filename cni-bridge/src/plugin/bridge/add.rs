@@ -109,6 +109,9 @@ fn ensure_bridge(plan: &Plan, wiring: &Wiring, node: &mut RouteSocket) -> Result
     }
     let mut changes = Vec::new();
     if !bridge.up {
+        // Before it is up: no pod may announce itself as the node's router. Here and not where the bridge is made,
+        // for an ADD may be killed in between.
+        sysctl::ensure_if_present(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
         changes.push(link::set_up(name));
     }
     if plan.settings.promiscuous && !bridge.promiscuous {
@@ -136,8 +139,6 @@ fn create_bridge(plan: &Plan, wiring: &Wiring, node: &mut RouteSocket) -> Result
     let mut batch = vec![link::create_bridge(name, wiring.bridge_mac)];
     batch.extend(plan.settings.mtu.map(|mtu| link::set_mtu(name, mtu)));
     node.apply(batch)?;
-    // Before it is up: no pod may announce itself as the node's router.
-    sysctl::ensure_if_present(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
     let bridge = link::by_name(node, name)?;
     bridge.ok_or_else(|| {
         Error::new(code::INTERNAL, format!("the bridge {name} is gone again: something else removes it"))
@@ -145,11 +146,19 @@ fn create_bridge(plan: &Plan, wiring: &Wiring, node: &mut RouteSocket) -> Result
 }
 
 /// Whether an address of the bridge is in the way of a gateway: a bridge has one IPv4 address, and IPv6 ones whose
-/// subnets do not overlap. Gateways of one configuration are never in each other's way.
+/// subnets do not overlap. Gateways of one configuration are never in each other's way, and the link-local address
+/// the kernel gives an interface is never in the way of one chosen.
 fn conflicts(address: IpNetwork, gateway: IpNetwork, gateways: &[IpNetwork]) -> bool {
-    !gateways.contains(&address)
-        && address.is_ipv4() == gateway.is_ipv4()
-        && (gateway.is_ipv4() || address.contains(gateway.ip()) || gateway.contains(address.ip()))
+    if gateways.contains(&address) {
+        return false;
+    }
+    match (address, gateway) {
+        (IpNetwork::V4(_), IpNetwork::V4(_)) => true,
+        (IpNetwork::V6(v6), IpNetwork::V6(to)) => {
+            !v6.ip().is_unicast_link_local() && (v6.contains(to.ip()) || to.contains(v6.ip()))
+        }
+        _ => false,
+    }
 }
 
 /// Makes the node forward the families that have a gateway here.

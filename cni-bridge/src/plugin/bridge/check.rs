@@ -8,7 +8,7 @@ use super::plan::Plan;
 use super::{LOCK_DEADLINE, flatten, masquerade, open_pod};
 use crate::netlink::route::Family;
 use crate::netlink::{Link, Netns, RouteSocket, address, link, route};
-use crate::spec::{Config, Environment, Error, Interface, Success, code};
+use crate::spec::{Config, Environment, Error, Interface, IpConfig, Success, code};
 
 fn differs(what: impl Into<String>) -> Error {
     Error::new(code::CHECK_FAILED, what)
@@ -34,15 +34,34 @@ pub fn check(config: &Config, environment: &Environment) -> Result<(), Error> {
             pod_interface.name, pod_interface.sandbox
         )));
     }
-    let bridge = check_bridge(&plan, &result, &mut node)?;
+    let ips = addresses_of(&result, pod_interface);
+    let bridge = check_bridge(&plan, &result, &ips, &mut node)?;
     check_host_end(&plan, &result, &bridge, &mut node)?;
     let end = check_link(pod_interface, link::by_name(&mut inside, &pod_interface.name)?)?;
     if end.kind != "veth" {
         return Err(differs(format!("{} in {sandbox} is not a veth", end.name)));
     }
-    check_addresses(&result, &end, &mut inside)?;
+    if let Some(ip) = missing(ips.iter().map(|ip| ip.address), &end, &mut inside)? {
+        return Err(differs(format!("the interface {} has lost its address {ip}", end.name)));
+    }
     check_routes(&plan, &result, &mut inside)?;
-    check_leases(&plan, &result)
+    check_leases(&plan, &ips)
+}
+
+/// The addresses of one interface of the result. Plugins after this one may have added interfaces with their own.
+fn addresses_of<'a>(result: &'a Success, interface: &Interface) -> Vec<&'a IpConfig> {
+    let is_its = |index: usize| result.interfaces.get(index) == Some(interface);
+    result.ips.iter().filter(|ip| ip.interface.is_none_or(is_its)).collect()
+}
+
+/// The first of `wanted` that an interface does not have.
+fn missing(
+    mut wanted: impl Iterator<Item = IpNetwork>,
+    link: &Link,
+    socket: &mut RouteSocket,
+) -> Result<Option<IpNetwork>, Error> {
+    let now = address::list(socket, link.index)?;
+    Ok(wanted.find(|ip| !now.contains(ip)))
 }
 
 fn interface<'a>(result: &'a Success, name: &str, sandbox: impl Fn(&str) -> bool) -> Result<&'a Interface, Error> {
@@ -63,7 +82,7 @@ fn check_link(told: &Interface, link: Option<Link>) -> Result<Link, Error> {
     Ok(link)
 }
 
-fn check_bridge(plan: &Plan, result: &Success, node: &mut RouteSocket) -> Result<Link, Error> {
+fn check_bridge(plan: &Plan, result: &Success, ips: &[&IpConfig], node: &mut RouteSocket) -> Result<Link, Error> {
     let name = &plan.settings.bridge;
     let bridge = check_link(interface(result, name, str::is_empty)?, link::by_name(node, name)?)?;
     if bridge.kind != "bridge" {
@@ -73,12 +92,9 @@ fn check_bridge(plan: &Plan, result: &Success, node: &mut RouteSocket) -> Result
         return Err(differs(format!("the bridge {name} is not promiscuous")));
     }
     if plan.settings.is_gateway {
-        let now = address::list(node, bridge.index)?;
-        for ip in &result.ips {
-            let gateway = ip.gateway.and_then(|gateway| IpNetwork::new(gateway, ip.address.prefix()).ok());
-            if let Some(gateway) = gateway.filter(|gateway| !now.contains(gateway)) {
-                return Err(differs(format!("the bridge {name} has lost its address {gateway}")));
-            }
+        let gateway = |ip: &&IpConfig| IpNetwork::new(ip.gateway?, ip.address.prefix()).ok();
+        if let Some(gateway) = missing(ips.iter().filter_map(gateway), &bridge, node)? {
+            return Err(differs(format!("the bridge {name} has lost its address {gateway}")));
         }
     }
     Ok(bridge)
@@ -99,14 +115,6 @@ fn check_host_end(plan: &Plan, result: &Success, bridge: &Link, node: &mut Route
     Ok(())
 }
 
-fn check_addresses(result: &Success, end: &Link, inside: &mut RouteSocket) -> Result<(), Error> {
-    let now = address::list(inside, end.index)?;
-    match result.ips.iter().find(|ip| !now.contains(&ip.address)) {
-        Some(ip) => Err(differs(format!("the interface {} has lost its address {}", end.name, ip.address))),
-        None => Ok(()),
-    }
-}
-
 fn check_routes(plan: &Plan, result: &Success, inside: &mut RouteSocket) -> Result<(), Error> {
     for (family, v4) in [(Family::V4, true), (Family::V6, false)] {
         let told: Vec<_> =
@@ -115,9 +123,12 @@ fn check_routes(plan: &Plan, result: &Success, inside: &mut RouteSocket) -> Resu
             continue;
         }
         let now = route::list(inside, family)?;
-        let is_there =
-            |dst: IpNetwork, gw: Option<IpAddr>| now.iter().any(|(to, via)| *to == dst && (gw == *via || gw.is_none()));
-        if let Some(lost) = told.iter().find(|told| !is_there(told.dst, told.gw)) {
+        // A configured destination may have host bits set; the kernel's have none.
+        let leads_to = |to: &IpNetwork, dst: &IpNetwork| to.ip() == dst.network() && to.prefix() == dst.prefix();
+        let is_there = |dst: &IpNetwork, gw: Option<IpAddr>| {
+            now.iter().any(|(to, via)| leads_to(to, dst) && (gw.is_none() || gw == *via))
+        };
+        if let Some(lost) = told.iter().find(|told| !is_there(&told.dst, told.gw)) {
             let via = lost.gw.map_or_else(String::new, |gw| format!(" via {gw}"));
             return Err(differs(format!(
                 "the pod {} has lost its route to {}{via}",
@@ -129,9 +140,9 @@ fn check_routes(plan: &Plan, result: &Success, inside: &mut RouteSocket) -> Resu
 }
 
 /// Every address is leased to the attachment, and masqueraded if it should be.
-fn check_leases(plan: &Plan, result: &Success) -> Result<(), Error> {
+fn check_leases(plan: &Plan, ips: &[&IpConfig]) -> Result<(), Error> {
     let Some(ipam) = &plan.ipam else { return Ok(()) };
-    let ips: Vec<_> = result.ips.iter().map(|ip| ip.address.ip()).collect();
+    let ips: Vec<_> = ips.iter().map(|ip| ip.address.ip()).collect();
     let held = match plan.store.lock_existing(LOCK_DEADLINE)? {
         Some(locked) => locked.recall(&plan.attachment, &ips)?,
         None => Vec::new(),

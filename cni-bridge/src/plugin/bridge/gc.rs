@@ -4,6 +4,7 @@ use netlink_packet_route::link::InfoKind;
 
 use super::settings::{Settings, bridge_name};
 use super::{LOCK_DEADLINE, attachment_of_alias, host_name, masquerade};
+use crate::ipam::store::is_held_by;
 use crate::ipam::{self, config};
 use crate::netlink::{RouteSocket, link};
 use crate::spec::{Attachment, CniArgs, Config, Error, code};
@@ -18,11 +19,8 @@ pub fn gc(config: &Config) -> Result<(), Error> {
     Error::all(outcomes.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
 
-/// A lease of the old form has no interface's name: any of the container keeps it.
 fn is_valid(holder: &Attachment, valid: &[Attachment]) -> bool {
-    valid.iter().any(|valid| {
-        valid.container_id == holder.container_id && (holder.ifname.is_empty() || valid.ifname == holder.ifname)
-    })
+    valid.iter().any(|valid| is_held_by(holder, valid))
 }
 
 /// Removes the pairs whose alias names this network and nobody valid. Reads all veths: the one verb that may.

@@ -1,6 +1,9 @@
 //! The keys of type `bridge`.
 
+use std::ops::RangeInclusive;
+
 use crate::netlink::Mac;
+use crate::spec::env::check_interface_name;
 use crate::spec::{CniArgs, Config, Error};
 
 /// What the configuration asks for, checked.
@@ -33,12 +36,28 @@ pub struct Settings {
 /// Keys of the reference that would change what a pod may reach. To ignore one would be worse than to refuse it.
 const NOT_SERVED: [&str; 3] = ["vlan", "macspoofchk", "disableContainerInterface"];
 
+/// What the kernel allows for the MTU of a bridge: `ETH_MIN_MTU` and `ETH_MAX_MTU` in `include/uapi/linux/if_ether.h`.
+const MTU: RangeInclusive<u32> = 68..=65535;
+
 /// The name of the bridge; all of the type's keys that a DEL needs.
 ///
 /// # Errors
-/// [`crate::spec::code::DECODE`].
+/// [`crate::spec::code::DECODE`], or [`crate::spec::code::INVALID_CONFIG`] when no interface can have that name.
 pub fn bridge_name(config: &Config) -> Result<String, Error> {
-    Ok(config.root().get("bridge").text()?.unwrap_or("cni0").to_owned())
+    let name = config.root().get("bridge").text()?.unwrap_or("cni0").to_owned();
+    match check_interface_name(&name) {
+        Ok(()) => Ok(name),
+        Err(fault) => Err(Error::config(format!("bridge: {name:?}: {fault}"))),
+    }
+}
+
+/// The MTU; none when absent or 0. Checked here, for a bridge that was made before its MTU is refused stays.
+fn mtu(config: &Config) -> Result<Option<u32>, Error> {
+    let mtu = config.root().get("mtu").number()?.filter(|mtu| *mtu != 0);
+    match mtu.filter(|mtu| !MTU.contains(mtu)) {
+        None => Ok(mtu),
+        Some(mtu) => Err(Error::config(format!("mtu: {mtu} is not between {} and {}", MTU.start(), MTU.end()))),
+    }
 }
 
 impl Settings {
@@ -59,7 +78,7 @@ impl Settings {
             is_default_gateway,
             force_address: flag("forceAddress")?,
             ip_masq: flag("ipMasq")?,
-            mtu: root.get("mtu").number()?.filter(|mtu| *mtu != 0),
+            mtu: mtu(config)?,
             hairpin: flag("hairpinMode")?,
             promiscuous: flag("promiscMode")?,
             isolated: flag("portIsolation")?,
@@ -68,9 +87,6 @@ impl Settings {
         };
         if settings.hairpin && settings.promiscuous {
             return Err(Error::config("cannot set hairpin mode and promiscuous mode at the same time"));
-        }
-        if settings.bridge.len() > 15 || settings.bridge.contains(['/', ':', ' ']) {
-            return Err(Error::config(format!("bridge: {:?} is not an interface's name", settings.bridge)));
         }
         for key in NOT_SERVED {
             let node = root.get(key);
@@ -112,6 +128,23 @@ mod tests {
         assert_eq!(read(r#"{"name": "n"}"#).unwrap().mac.unwrap().to_string(), "02:00:00:00:00:09");
         let text = r#"{"name": "n", "runtimeConfig": {"mac": "02:00:00:00:00:01"}}"#;
         assert_eq!(read(text).unwrap().mac.unwrap().to_string(), "02:00:00:00:00:01");
+    }
+
+    #[test]
+    fn a_bridge_that_cannot_be_made_is_refused_beforehand() {
+        for (key, value) in [
+            ("bridge", r#""br%d""#),
+            ("bridge", r#""..""#),
+            ("bridge", r#""a\u0000b""#),
+            ("bridge", r#""sixteencharacter""#),
+            ("mtu", "67"),
+            ("mtu", "65536"),
+        ] {
+            let refused = read(&format!(r#"{{"name": "n", "{key}": {value}}}"#)).unwrap_err();
+            assert_eq!(refused.code, code::INVALID_CONFIG, "{key} {value}");
+            assert!(refused.msg.starts_with(key), "{refused}");
+        }
+        assert_eq!(read(r#"{"name": "n", "mtu": 68}"#).unwrap().mtu, Some(68));
     }
 
     // Behaviour 53.
