@@ -7,8 +7,8 @@ mod hierarchy;
 mod kill;
 mod stats;
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Component, Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -205,13 +205,16 @@ pub(crate) fn is_frozen(path: &Path) -> bool {
     hierarchies().is_ok_and(|all| all.iter().any(frozen))
 }
 
-/// Lets frozen processes run, so that they can end.
+/// Lets frozen processes run, so that they can end. A cgroup that goes away meanwhile has none.
 pub(crate) fn thaw(path: &Path) -> Result<(), Error> {
     for hierarchy in hierarchies()? {
         for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
             let file = hierarchy.dir(path).join(file);
-            if file.exists() {
-                fs::write(&file, value).map_err(|error| Error::io(format!("write {}", file.display()), error))?;
+            // Opened and not created: elsewhere, and in a cgroup that is gone, there is no such file.
+            let written = File::options().write(true).open(&file).and_then(|mut file| file.write_all(value.as_bytes()));
+            match written {
+                Err(error) if !gone(&error) => return Err(Error::io(format!("write {}", file.display()), error)),
+                _ => {}
             }
         }
     }
