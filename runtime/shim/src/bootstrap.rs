@@ -48,8 +48,11 @@ pub enum Action {
     Info,
 }
 
+/// What a flag's value does.
+type Set = fn(&mut Arguments, String);
+
 /// The flags that take a value, as containerd spells them.
-const VALUED: &[(&str, fn(&mut Arguments, String))] = &[
+const VALUED: &[(&str, Set)] = &[
     ("address", |arguments, value| arguments.address = value),
     ("bundle", |arguments, value| arguments.bundle = Some(value.into())),
     ("id", |arguments, value| arguments.id = value),

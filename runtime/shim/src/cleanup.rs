@@ -3,6 +3,7 @@
 //! Works when nothing is left, works twice, and does everything it can before it reports what it could not.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -72,10 +73,21 @@ fn delete_sandbox(bundle: &Path) -> Vec<Error> {
         let removed = pea::cgroup::kill_tree(parent).and_then(|()| pea::cgroup::remove_tree(parent));
         failures.extend(removed.err().map(Error::from));
     }
+    failures.extend(remove_socket(bundle).err());
     if failures.is_empty() {
         failures.extend(record::remove(&bundle.join(record::SANDBOX)).err());
     }
     failures
+}
+
+/// Removes the socket of the bundle's shim, unless somebody listens there: the shim of a group outlives
+/// its first task, and a later shim of the same group has the same address.
+fn remove_socket(bundle: &Path) -> Result<(), Error> {
+    let Ok(address) = std::fs::read_to_string(bundle.join(record::ADDRESS)) else { return Ok(()) };
+    match address.strip_prefix("unix://").map(Path::new) {
+        Some(socket) if UnixStream::connect(socket).is_err() => record::remove(socket),
+        _ => Ok(()),
+    }
 }
 
 struct RecordedTask {
@@ -134,6 +146,7 @@ fn delete_task(bundle: &Path, arguments: &Arguments) -> Vec<Error> {
     {
         let _ = sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGTERM);
     }
+    failures.extend(remove_socket(bundle).err());
     failures
 }
 

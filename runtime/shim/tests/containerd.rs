@@ -105,6 +105,24 @@ fn a_signal_reaches_the_process_by_number() {
     assert!(text(&deleted).2.contains("42"), "{deleted:?}");
 }
 
+#[test]
+fn the_tasks_of_a_group_share_one_shim_which_ends_with_the_last() {
+    let containerd = Containerd::start();
+    let group = format!("io.containerd.runc.v2.group={}", containerd.id("pod"));
+    let (one, two) = (containerd.id("one"), containerd.id("two"));
+    for id in [&one, &two] {
+        testkit::run(&mut containerd.run(&["-d", "--annotation", &group], id, &["sleep", "1000"]));
+    }
+    let shim = shims_with_id(&one);
+    assert_eq!((shim.len(), shims_with_id(&two).len()), (1, 0));
+    // The one that brought the shim up goes first; the other must not notice.
+    testkit::run(&mut containerd.ctr(&["task", "rm", "--force", &one]));
+    let done = containerd.try_ctr(&["task", "exec", "--exec-id", "e", &two, "echo", "here"]);
+    assert_eq!(text(&done), (Some(0), "here".into(), String::new()));
+    testkit::run(&mut containerd.ctr(&["task", "rm", "--force", &two]));
+    nothing_left(&containerd, &one);
+}
+
 /// Runs ctr on a terminal of its own, which it wants for `-t`. Returns the exit code and what came out.
 fn on_terminal(command: &mut Command) -> (Option<i32>, String) {
     let pty = nix::pty::openpty(None, None).unwrap();

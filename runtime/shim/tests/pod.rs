@@ -264,6 +264,53 @@ fn a_terminal_has_the_size_it_is_given() {
 }
 
 #[test]
+fn a_create_that_hangs_holds_nobody_up_and_can_be_killed() {
+    run(async {
+        let pod = Pod::start().await;
+        pod.start_container("other", &["sleep", "1000"], Stdio::default()).await;
+        let (shim, id) = (pod.shim.clone(), pod.container_id("stuck"));
+        let hook = serde_json::json!({"createRuntime": [{"path": "/bin/sleep", "args": ["sleep", "86399"]}]});
+        let creating = pod.create_with("stuck", &["true"], Stdio::default(), |config| config["hooks"] = hook);
+        let meanwhile = async {
+            loop {
+                match shim.state(&id, None).await {
+                    Ok(state) => break assert_eq!((state.status, state.pid), (TaskStatus::Created, 0)),
+                    Err(Error::NotFound(_)) => tokio::task::yield_now().await,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            let other = pod.container_id("other");
+            shim.exec(&other, "e", &process(&["true"]), &Stdio::default()).await.unwrap();
+            shim.start(&other, Some("e")).await.unwrap();
+            assert_eq!(shim.wait(&other, Some("e")).await.unwrap().status, 0);
+            shim.kill(&id, None, libc::SIGKILL as u32, false).await.unwrap();
+        };
+        let (created, ()) = tokio::join!(creating, meanwhile);
+        assert!(created.unwrap_err().to_string().contains("killed"));
+        assert!(matches!(pod.shim.state(&pod.container_id("stuck"), None).await, Err(Error::NotFound(_))));
+        let hooks = || support::processes(|words| words.iter().any(|word| word == "86399"));
+        support::eventually("the hook has ended with the create", || hooks().is_empty());
+        pod.end().await;
+    });
+}
+
+#[test]
+fn how_a_task_ended_is_still_known_when_its_shim_is_gone() {
+    run(async {
+        let dir = testkit::scratch();
+        let pod = Pod::start().await;
+        pod.start_container("c", &["sh", "-c", "exit 17"], Stdio::default()).await;
+        pod.shim.wait(&pod.container_id("c"), None).await.unwrap();
+        let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
+        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+        let exit = delete(&binary(), &pod.bundle("c"), "test", &pod.container_id("c")).unwrap();
+        assert_eq!(exit.status, 17);
+        let unknown = delete(&binary(), dir.path(), "test", "never-was").unwrap();
+        assert_eq!(unknown.status, 137);
+    });
+}
+
+#[test]
 fn what_a_short_lived_process_says_on_its_terminal_is_not_lost() {
     run(async {
         let pod = Pod::start().await;
@@ -385,7 +432,6 @@ fn a_killed_shim_is_cleared_up_after_from_its_bundle_and_twice() {
             delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
         }
         assert!(!alive(one) && !alive(two));
-        fs::remove_file(pod.address.strip_prefix("unix://").unwrap()).unwrap();
         pod.nothing_left();
     });
 }
@@ -412,7 +458,6 @@ fn a_shim_killed_at_any_moment_of_a_create_is_cleared_up_after() {
             let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
             nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
             delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
-            let _ = fs::remove_file(pod.address.strip_prefix("unix://").unwrap());
             pod.nothing_left();
         }
     });

@@ -113,6 +113,10 @@ impl Drop for Containerd {
         }
         let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
         let _ = self.daemon.wait();
+        // What outlives the tasks by design: the places that are named after containerd's namespace.
         let _ = fs::remove_dir(Path::new("/run/containerd/pea").join(&self.namespace));
+        for cgroup in super::cgroups_named(&self.namespace) {
+            let _ = fs::remove_dir(cgroup);
+        }
     }
 }

@@ -67,11 +67,23 @@ impl Pod {
 
     /// Creates a container that joins the pod; its root is busybox under an overlay.
     pub async fn create(&self, name: &str, program: &[&str], stdio: Stdio) -> Result<u32, Error> {
+        self.create_with(name, program, stdio, |_| {}).await
+    }
+
+    /// The same, with a change to its `config.json`.
+    pub async fn create_with(
+        &self,
+        name: &str,
+        program: &[&str],
+        stdio: Stdio,
+        change: impl FnOnce(&mut Value),
+    ) -> Result<u32, Error> {
         let bundle = self.bundle(name);
         for part in ["rootfs", "upper", "work"] {
             fs::create_dir_all(bundle.join(part)).unwrap();
         }
-        let config = self.config(name, program, stdio.terminal);
+        let mut config = self.config(name, program, stdio.terminal);
+        change(&mut config);
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
         let options = [
             format!("lowerdir={}", busybox().display()),
