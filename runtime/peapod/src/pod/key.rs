@@ -141,8 +141,10 @@ impl Places {
 }
 
 /// The cgroup that holds all of a pod's containers.
+///
+/// At the top level: a common parent would outlive the last pod, or its removal race with the next one's birth.
 pub fn cgroup(uid: &str) -> String {
-    format!("/peapod/{uid}")
+    format!("/peapod-{uid}")
 }
 
 /// The id of one attempt at a container, unique within its pod.
