@@ -152,12 +152,14 @@ pub struct Batch {
     buffer: Vec<u8>,
     doing: String,
     sequence: u32,
+    /// Where the last message starts.
+    last: usize,
 }
 
 impl Batch {
     /// An empty transaction; `doing` is what it does, after "cannot".
     pub fn new(doing: impl Into<String>) -> Batch {
-        let mut batch = Batch { buffer: Vec::new(), doing: doing.into(), sequence: 0 };
+        let mut batch = Batch { buffer: Vec::new(), doing: doing.into(), sequence: 0, last: 0 };
         batch.boundary(libc::NFNL_MSG_BATCH_BEGIN);
         batch
     }
@@ -175,7 +177,16 @@ impl Batch {
         write: impl FnOnce(&mut Attributes<'_>),
     ) {
         self.sequence += 1;
+        self.last = self.buffer.len();
         message(&mut self.buffer, kind, flags, self.sequence, header, write);
+    }
+
+    /// Asks for an acknowledgement of the last message.
+    fn acknowledge(&mut self) {
+        // The flags of `struct nlmsghdr`, after the length and the type.
+        if let Some([low, high]) = self.buffer.get_mut(self.last + 6..self.last + 8) {
+            [*low, *high] = (u16::from_ne_bytes([*low, *high]) | NLM_F_ACK).to_ne_bytes();
+        }
     }
 
     fn tables(&mut self, kind: i32, flags: u16, write: impl FnOnce(&mut Attributes<'_>)) {
@@ -272,9 +283,10 @@ impl NftSocket {
     /// # Errors
     /// Its first refusal; then nothing was changed.
     pub fn commit(&mut self, mut batch: Batch) -> Result<(), Error> {
+        // Of the last change, not of the boundaries: kernels before 6.10 answer these with nothing.
+        batch.acknowledge();
+        let last = batch.sequence;
         batch.boundary(libc::NFNL_MSG_BATCH_END);
-        let last = batch.sequence - 1;
-        request_ack(&mut batch.buffer, last);
         send(&self.socket, &batch.buffer, &batch.doing)?;
         loop {
             let datagram = receive(&self.socket, &batch.doing)?;
@@ -310,21 +322,6 @@ impl NftSocket {
             }
         }
         Err(Error::Answer { doing, reason: "no table in it".into() })
-    }
-}
-
-/// Asks for an acknowledgement of the message with that sequence number. Not of the boundaries: kernels
-/// before 6.10 answer these with nothing.
-fn request_ack(buffer: &mut [u8], sequence: u32) {
-    let mut start = 0;
-    while let Some(header) = buffer.get(start..start + HEADER) {
-        let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        let number = u32::from_ne_bytes([header[8], header[9], header[10], header[11]]);
-        if number == sequence {
-            let flags = u16::from_ne_bytes([header[6], header[7]]) | NLM_F_ACK;
-            buffer[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
-        }
-        start += length.max(HEADER);
     }
 }
 

@@ -39,7 +39,8 @@ pub struct NewRoute {
     pub scope: Option<u8>,
 }
 
-const SCOPE_LINK: u8 = 253;
+/// The scope of what is reached without a router (`RT_SCOPE_LINK` in `include/uapi/linux/rtnetlink.h`).
+pub const SCOPE_LINK: u8 = libc::RT_SCOPE_LINK;
 
 /// Adds a route on the interface with that index; one that is there is no error.
 pub fn add(index: u32, route: &NewRoute) -> Request {

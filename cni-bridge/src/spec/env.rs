@@ -193,6 +193,8 @@ impl CniArgs {
                 return Err(invalid(format!("CNI_ARGS: invalid pair {pair:?}")));
             };
             match key {
+                // Empty is as good as absent, as in the reference.
+                "IP" | "MAC" if value.is_empty() => {}
                 "IgnoreUnknown" => ignore_unknown = truth(value),
                 "IP" => args.ip = Some(address(value).ok_or_else(|| invalid(format!("CNI_ARGS: IP={value:?}")))?),
                 "MAC" => args.mac = Some(value.to_owned()),
@@ -260,6 +262,8 @@ mod tests {
         assert_eq!(args.ip, Some("10.1.2.3".parse().unwrap()));
         assert_eq!(args.mac.as_deref(), Some("02:00:00:00:00:01"));
         assert!(CniArgs::parse("").is_ok());
+        let empty = CniArgs::parse("IP=;MAC=").unwrap();
+        assert_eq!((empty.ip, empty.mac), (None, None));
     }
 
     // Behaviours 13, 14.

@@ -23,7 +23,7 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
 use crate::netlink::Error;
-use crate::netlink::nft::{Batch, Expression, Is, NftSocket};
+use crate::netlink::nft::{Batch, COMMENT_MAX, Expression, Is, NftSocket};
 
 const CHAIN: &str = "postrouting";
 /// The words before the subnets in the table's comment.
@@ -49,14 +49,11 @@ pub fn table(network: &str) -> String {
 pub fn ensure(network: &str, subnets: &[IpNetwork]) -> Result<(), Error> {
     let table = table(network);
     let mut socket = NftSocket::open()?;
-    let now = socket.table_comment(&table)?.map(|comment| parse(&comment)).unwrap_or_default();
-    if subnets.iter().all(|subnet| now.contains(subnet)) {
+    let now = socket.table_comment(&table)?.unwrap_or_default();
+    if covers(&now, subnets) {
         return Ok(());
     }
-    let mut all = now;
-    all.extend(subnets);
-    all.sort_unstable();
-    all.dedup();
+    let all = each_once(parse(&now).iter().chain(subnets));
     let mut batch = Batch::new(format!("masquerade the network {network} (nftables table inet {table})"));
     // To replace it whether it is there or not: make it, remove it, make it anew.
     batch.add_table(&table, "");
@@ -74,8 +71,8 @@ pub fn ensure(network: &str, subnets: &[IpNetwork]) -> Result<(), Error> {
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn is_ensured(network: &str, subnets: &[IpNetwork]) -> Result<bool, Error> {
-    let now = NftSocket::open()?.table_comment(&table(network))?.map(|comment| parse(&comment)).unwrap_or_default();
-    Ok(subnets.iter().all(|subnet| now.contains(subnet)))
+    let now = NftSocket::open()?.table_comment(&table(network))?.unwrap_or_default();
+    Ok(covers(&now, subnets))
 }
 
 /// Removes the network's table; none there is no error.
@@ -92,13 +89,31 @@ pub fn remove(network: &str) -> Result<(), Error> {
     }
 }
 
-fn comment(subnets: &[IpNetwork]) -> String {
-    let words: Vec<_> = subnets.iter().map(ToString::to_string).collect();
-    format!("{VERB} {}", words.join(" "))
+fn each_once<'a>(subnets: impl Iterator<Item = &'a IpNetwork>) -> Vec<IpNetwork> {
+    let mut all: Vec<_> = subnets.copied().collect();
+    all.sort_unstable();
+    all.dedup();
+    all
 }
 
-/// The subnets a comment names. A comment too long for the kernel is not there, so with more than a
-/// dozen subnets every ADD writes the table anew: slower, but right for the subnets of its own configuration.
+/// The comment of a table with these subnets. Where they do not fit (about a dozen do), a number made of them: it
+/// tells whether the table has exactly these.
+fn comment(subnets: &[IpNetwork]) -> String {
+    let words: Vec<_> = subnets.iter().map(ToString::to_string).collect();
+    let list = format!("{VERB} {}", words.join(" "));
+    if list.len() <= COMMENT_MAX {
+        return list;
+    }
+    format!("{VERB} {} subnets {:016x}", words.len(), crate::plugin::hash(&[&list]))
+}
+
+/// Whether a table with this comment masquerades all these subnets.
+fn covers(now: &str, subnets: &[IpNetwork]) -> bool {
+    let named = parse(now);
+    subnets.iter().all(|subnet| named.contains(subnet)) || now == comment(&each_once(subnets.iter()))
+}
+
+/// The subnets a comment names; none where they did not fit.
 fn parse(comment: &str) -> Vec<IpNetwork> {
     let subnets = comment.strip_prefix(VERB).unwrap_or_default();
     subnets.split_whitespace().filter_map(|word| word.parse().ok()).collect()
@@ -143,6 +158,16 @@ mod tests {
         let subnets = ["10.0.0.0/24".parse().unwrap(), "fd00::/64".parse().unwrap()];
         assert_eq!(parse(&comment(&subnets)), subnets);
         assert_eq!(parse("somebody else's"), []);
+        assert!(covers(&comment(&subnets), &subnets[1..]));
+    }
+
+    #[test]
+    fn more_subnets_than_a_comment_holds_are_known_again() {
+        let many: Vec<IpNetwork> = (0..30).map(|n| format!("fd00:1111:2222:{n}::/64").parse().unwrap()).collect();
+        let now = comment(&each_once(many.iter()));
+        assert!(now.len() <= COMMENT_MAX && parse(&now).is_empty(), "{now}");
+        let reversed: Vec<_> = many.iter().rev().copied().collect();
+        assert!(covers(&now, &reversed) && !covers(&now, &many[1..]) && covers(&now, &[]));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use super::settings::Settings;
 use super::{alias, attachment, host_name};
 use crate::ipam::{self, Lease};
 use crate::netlink::link::End;
-use crate::netlink::route::NewRoute;
+use crate::netlink::route::{NewRoute, SCOPE_LINK};
 use crate::netlink::{Link, Mac};
 use crate::spec::{Attachment, Config, Dns, Environment, Error, Interface, IpConfig, Route, Success};
 
@@ -151,8 +151,6 @@ fn routes(plan: &Plan, leases: &[Lease]) -> Vec<Route> {
     }
     routes
 }
-
-const SCOPE_LINK: u8 = 253;
 
 /// A route without a router leads through the gateway of its family's first address, as in the reference.
 fn kernel_route(route: &Route, leases: &[Lease]) -> NewRoute {
