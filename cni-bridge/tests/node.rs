@@ -34,6 +34,13 @@ fn the_uplink_is_the_interface_of_the_best_default_route() {
     assert_eq!(uplink().unwrap(), expected("up0", 1400, false), "the first of several next hops");
 }
 
+// Its routing tables do not exist yet, which the kernel tells as an error.
+#[test]
+fn a_namespace_nothing_was_done_in_has_no_uplink() {
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    assert_eq!(uplink().unwrap(), None);
+}
+
 #[test]
 fn lo_is_set_up_and_again() {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();

@@ -64,20 +64,7 @@ fn the_world_sees_the_nodes_address_and_can_answer() {
     let node = Node::new();
     let (pod, world) = (Pod::new(), Pod::new());
     let uplink = ["link", "add", "up0", "type", "veth", "peer", "name", "down0", "netns"];
-    // The world's end is moved by a descriptor's path: `ip` takes names and pids only, so a process holds it open.
-    let mut holder = world.command("sleep").arg("60").spawn().unwrap();
-    let settled = || {
-        std::fs::metadata(format!("/proc/{}/ns/net", holder.id()))
-            .map(|meta| std::os::unix::fs::MetadataExt::ino(&meta))
-            .unwrap()
-    };
-    let wanted = std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(world.path()).unwrap());
-    while settled() != wanted {
-        std::thread::yield_now();
-    }
-    testkit::run(Command::new("ip").args(uplink).arg(holder.id().to_string()));
-    holder.kill().unwrap();
-    holder.wait().unwrap();
+    testkit::run(Command::new("ip").args(uplink).arg(world.path()));
     for args in [
         &["address", "add", "192.0.2.1/24", "dev", "up0"][..],
         &["address", "add", "2001:db8::1/64", "dev", "up0", "nodad"],

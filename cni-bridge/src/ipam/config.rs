@@ -139,6 +139,16 @@ mod tests {
     }
 
     #[test]
+    fn an_address_asked_for_by_several_sources_is_asked_for_once() {
+        let config = read(
+            r#"{"name": "n", "args": {"cni": {"ips": ["10.1.0.9", "fd00::9"]}}, "runtimeConfig": {"ips": ["10.1.0.9/24"]},
+                "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}}"#,
+        );
+        let asked: Vec<_> = config.unwrap().unwrap().requested.iter().map(ToString::to_string).collect();
+        assert_eq!(asked, ["10.1.0.9", "fd00::9"]);
+    }
+
+    #[test]
     fn no_ipam_is_no_addresses_and_a_foreign_one_is_refused_by_name() {
         assert!(ipam("{}").unwrap().is_none());
         let refused = ipam(r#"{"type": "dhcp"}"#).unwrap_err();
