@@ -229,6 +229,7 @@ fn an_exec_over_fifos_reads_writes_and_ends_with_its_input() {
         pod.shim.close_io(&id, Some("e")).await.unwrap();
         assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 0);
         pod.shim.delete(&id, Some("e")).await.unwrap();
+        support::eventually("the reader has seen the end of the output", || reader.is_finished());
         assert_eq!(reader.join().unwrap(), "words\nend\n");
         pod.end().await;
     });

@@ -17,7 +17,7 @@ pub struct Bootstrap;
 impl Bootstrap {
     /// Starts the shim of `bundle` and returns the address to [connect](super::Shim::connect) to.
     ///
-    /// The shim listens on a socket in `socket_dir`, a directory that exists; its path plus 21
+    /// The shim listens on a socket in `socket_dir`, a directory that exists; its path plus 22
     /// bytes must fit the 107 of a Unix socket's address. Asking again while the shim lives
     /// returns the same address.
     ///

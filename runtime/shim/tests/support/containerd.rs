@@ -7,7 +7,7 @@ use std::process::{Child, Command, Output, Stdio};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::{DEADLINE, busybox, eventually};
+use super::{DEADLINE, eventually};
 
 pub struct Containerd {
     pub dir: tempfile::TempDir,
@@ -20,6 +20,8 @@ impl Containerd {
     pub fn start() -> Self {
         testkit::enter_node();
         let dir = testkit::scratch();
+        fs::create_dir(dir.path().join("rootfs")).unwrap();
+        testkit::busybox_rootfs(&dir.path().join("rootfs"));
         let config = dir.path().join("config.toml");
         let path = dir.path().display();
         let text = format!(
@@ -67,8 +69,8 @@ impl Containerd {
     pub fn run(&self, flags: &[&str], id: &str, program: &[&str]) -> Command {
         let mut arguments = vec!["run", "--runtime", "io.containerd.pea.v2", "--rootfs", "--env", "PATH=/bin"];
         arguments.extend(flags);
-        let rootfs = busybox().to_str().unwrap();
-        arguments.extend([rootfs, id]);
+        let rootfs = self.dir.path().join("rootfs");
+        arguments.extend([rootfs.to_str().unwrap(), id]);
         arguments.extend(program);
         self.ctr(&arguments)
     }

@@ -7,7 +7,6 @@ pub mod pod;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 /// The longest anything in these tests may take.
@@ -22,26 +21,7 @@ pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     }
 }
 
-/// One busybox root file system for all tests of a program; containers mount it read-only or over an overlay.
-pub fn busybox() -> &'static Path {
-    static ROOTFS: OnceLock<PathBuf> = OnceLock::new();
-    ROOTFS.get_or_init(|| {
-        // A static is never dropped, so the directory is made once for the machine and left: it is only busybox.
-        let path = std::env::temp_dir().join("peapod-test-busybox");
-        if !path.join("complete").exists() {
-            let fresh = testkit::scratch();
-            testkit::busybox_rootfs(fresh.path());
-            fs::write(fresh.path().join("complete"), "").unwrap();
-            match fs::rename(fresh.path(), &path) {
-                Ok(()) => drop(fresh.keep()),
-                Err(_) => assert!(path.join("complete").exists(), "another test has made it meanwhile"),
-            }
-        }
-        path
-    })
-}
-
-/// A process's state letter, or `None` when there is no such process (a zombie counts as none).
+/// Whether a process lives; a zombie does not.
 pub fn alive(pid: u32) -> bool {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());

@@ -7,12 +7,11 @@ use pea_shim::client::{Bootstrap, CreateTask, Error, Exit, Mount, Shim, Stdio, d
 use pea_shim::sandbox::{Namespace, SandboxOptions};
 use serde_json::{Value, json};
 
-use super::busybox;
-
-/// Runs a test's future on one thread, as peapod does.
+/// Runs a test's future on one thread, as peapod does. One that hangs fails.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(test)
+    let test = async { tokio::time::timeout(2 * super::DEADLINE, test).await };
+    runtime.block_on(test).expect("the test hangs")
 }
 
 pub struct Pod {
@@ -35,9 +34,10 @@ impl Pod {
     pub async fn with(namespaces: &[Namespace]) -> Self {
         let dir = testkit::scratch();
         let id = dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_owned();
-        for name in ["bundle", "containers", "pea"] {
+        for name in ["bundle", "busybox", "containers", "pea"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
+        testkit::busybox_rootfs(&dir.path().join("busybox"));
         let address = Bootstrap::start(&binary(), &dir.path().join("bundle"), "test", &id, dir.path()).unwrap();
         let shim = Shim::connect(&address).await.unwrap();
         let options = SandboxOptions {
@@ -86,7 +86,7 @@ impl Pod {
         change(&mut config);
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
         let options = [
-            format!("lowerdir={}", busybox().display()),
+            format!("lowerdir={}", self.dir.path().join("busybox").display()),
             format!("upperdir={}", bundle.join("upper").display()),
             format!("workdir={}", bundle.join("work").display()),
         ];
