@@ -98,11 +98,6 @@ impl Settings {
         self.state.join("pods")
     }
 
-    /// The shims' sockets. Short, because a socket's path may have 107 bytes only (unix(7)).
-    pub fn sockets(&self) -> PathBuf {
-        self.state.join("s")
-    }
-
     /// The environment that gives another peapod these very settings.
     ///
     /// By environment and not by flags: the keeper's command line stays `peapod keep <key>`, to be read in `ps`.

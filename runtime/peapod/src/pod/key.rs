@@ -104,6 +104,12 @@ impl Places {
         self.dir.join("pea")
     }
 
+    /// The directory of the shim's socket. Short, because a socket's path may have 107 bytes only (unix(7)); of the
+    /// uid's 122 random bits the first 44 tell the pods of one node apart.
+    pub fn socket(&self, uid: &str) -> PathBuf {
+        self.settings.state.join("s").join(uid.get(..12).unwrap_or(uid))
+    }
+
     /// The FIFOs of `exec`.
     pub fn io(&self) -> PathBuf {
         self.dir.join("io")

@@ -65,9 +65,9 @@ pub async fn bring_up(places: &Places, record: &Record, status: &mut Status) -> 
 async fn start_shim(places: &Places, record: &Record) -> Result<(Shim, Sandbox)> {
     let uid = &record.uid;
     make_dir(&places.bundle())?;
-    make_dir(&places.settings.sockets())?;
+    make_dir(&places.socket(uid))?;
     let program = places.settings.shim()?;
-    let address = Bootstrap::start(program, &places.bundle(), SHIM_NAMESPACE, uid, &places.settings.sockets())
+    let address = Bootstrap::start(program, &places.bundle(), SHIM_NAMESPACE, uid, &places.socket(uid))
         .asking(|| format!("starting the shim of pod {}", places.key))?;
     let shim = answer(|| format!("connecting to the shim of pod {}", places.key), Shim::connect(&address)).await?;
     let options = options(places, record);

@@ -127,7 +127,8 @@ pub async fn take_down(places: &Places, record: &Record, sandbox: Option<&Sandbo
     }
     errors.extend(volume::unmount(&places.volumes(&record.uid)).err().map(Error::from));
     if errors.is_empty() {
-        let trees = [places.bundle(), places.pea(), places.dir.join("containers"), places.io()];
+        let containers = places.dir.join("containers");
+        let trees = [places.socket(&record.uid), places.bundle(), places.pea(), containers, places.io()];
         errors.extend(trees.iter().filter_map(|tree| remove_tree(tree).err()));
     }
     Error::collect(errors)
