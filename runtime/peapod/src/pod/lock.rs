@@ -64,8 +64,8 @@ impl PodLock {
 
     /// Waits for the lock, at most `deadline`.
     ///
-    /// flock(2) has no deadline of its own: a thread waits, and we wait for the thread. Only commands that end
-    /// soon after come here, never the single-threaded keeper.
+    /// flock(2) has no deadline of its own: a thread waits, and we wait for the thread. So only those come here who
+    /// are about to end: commands, and a keeper that undoes its pod.
     pub fn take(path: &Path, deadline: Duration) -> Result<PodLock> {
         if let Some(lock) = Self::try_take(path)? {
             return Ok(lock);

@@ -175,17 +175,27 @@ async fn end_containers(
     let mut errors = Vec::new();
     while let Some(joined) = ends.join_next().await {
         let Ok((name, attempt, exit)) = joined else { continue };
-        let exit =
-            exit.map_err(|source| errors.push(Error::Shim { doing: format!("ending container {name}"), source }));
+        let exit = match exit {
+            Ok(exit) => Some(exit),
+            // The shim has died on the way, and the sweep that follows ends what it held.
+            Err(ShimError::Closed(_)) => None,
+            Err(source) => {
+                errors.push(Error::Shim { doing: format!("ending container {name}"), source });
+                None
+            }
+        };
         if let Some(container) = status.container_mut(&name) {
             if !container.is_running() {
                 container.begin(attempt, jiff::Timestamp::now());
             }
-            let ended = ended(&container.state, exit.ok(), false);
+            let ended = ended(&container.state, exit, false);
             container.end(ended);
             container.done = true;
         }
-        errors.extend(retire(places, record, shim, &name, attempt).await.err());
+        match retire(places, record, shim, &name, attempt).await {
+            Ok(()) | Err(Error::Shim { source: ShimError::Closed(_), .. }) => {}
+            Err(error) => errors.push(error),
+        }
     }
     Error::collect(errors)
 }
