@@ -3,6 +3,7 @@
 //! A cgroup is named by one absolute path, the same in every hierarchy of the machine. Three layouts are served: one
 //! hierarchy a controller (v1), the same with a unified one beside it (hybrid), and the unified one alone (v2).
 
+pub(crate) mod devices;
 mod hierarchy;
 mod kill;
 mod stats;

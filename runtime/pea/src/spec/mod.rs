@@ -15,6 +15,7 @@ pub use default::default_spec;
 pub use rootfs::check as check_rootfs;
 pub use shadow::shadow;
 
+use crate::cgroup::devices::Rules;
 use crate::error::Error;
 use crate::process::capability;
 
@@ -107,6 +108,12 @@ pub fn check_process(process: &Process) -> Result<(), Error> {
         return Err(Error::spec(format!("process.cwd: {} is not absolute", process.cwd().display())));
     }
     Ok(())
+}
+
+/// The rules of `linux.resources.devices`, checked.
+pub fn device_rules(spec: &Spec) -> Result<Rules, Error> {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    Rules::parse(resources.and_then(|resources| resources.devices().as_deref()).unwrap_or_default())
 }
 
 /// The absolute path of the container's cgroup, the same in every hierarchy: `cgroupsPath`, or the id.

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{Hooks, Linux, LinuxNamespace, LinuxNamespaceType, Mount, Process, Root, Spec, User};
 
+use crate::cgroup::devices::Rules;
 use crate::error::{Error, reason};
+use crate::store::Record;
 use crate::sys;
 
 /// What the engine builds from.
@@ -28,18 +30,23 @@ const LOST_WITH_PRIVILEGE: [LinuxNamespaceType; 3] =
     [LinuxNamespaceType::Network, LinuxNamespaceType::Ipc, LinuxNamespaceType::Uts];
 
 /// Makes the engine's specification out of the caller's.
-pub fn shadow(spec: &Spec, bundle: &Path, rootfs: &Path, cgroup: &Path) -> Result<Shadow, Error> {
+pub fn shadow(spec: &Spec, devices: &Rules, record: &Record) -> Result<Shadow, Error> {
     let mut shadow = spec.clone();
     let (mut namespaces, mut first) = (Vec::new(), Vec::new());
     let mut root = Root::default();
-    root.set_path(rootfs.to_owned());
+    root.set_path(record.rootfs.clone());
     root.set_readonly(spec.root().as_ref().and_then(|root| root.readonly()));
     shadow.set_root(Some(root));
     shadow.set_process(spec.process().as_ref().map(process));
-    shadow.set_mounts(spec.mounts().as_ref().map(|mounts| mounts.iter().map(|each| mount(each, bundle)).collect()));
+    shadow.set_mounts(
+        spec.mounts().as_ref().map(|mounts| mounts.iter().map(|each| mount(each, &record.bundle)).collect()),
+    );
     shadow.set_hooks(spec.hooks().as_ref().and_then(hooks));
     if let Some(linux) = spec.linux() {
-        let adapted = adapt(linux, cgroup, &mut namespaces, &mut first)?;
+        let mut adapted = adapt(linux, &record.cgroup, &mut namespaces, &mut first)?;
+        let mut resources = linux.resources().clone().unwrap_or_default();
+        resources.set_devices(Some(devices.to_spec()));
+        adapted.set_resources(Some(resources));
         let has = |kind| adapted.namespaces().iter().flatten().any(|each| each.typ() == kind);
         if !has(LinuxNamespaceType::Uts) {
             // The joined one has its names already, and the engine sets them for a namespace it knows of only.

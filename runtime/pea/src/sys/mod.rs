@@ -3,6 +3,7 @@
 //! This is the only place of the crate with unsafe code.
 #![allow(unsafe_code)]
 
+pub mod bpf;
 pub mod capability;
 pub mod process;
 pub mod tty;

@@ -9,6 +9,7 @@ use nix::sys::stat::{Mode, umask};
 use oci_spec::runtime::Spec;
 
 use crate::cgroup;
+use crate::cgroup::devices::{self, Rules};
 use crate::engine;
 use crate::error::{Error, ErrorKind};
 use crate::helper::{self, Kept};
@@ -59,6 +60,7 @@ struct Prepared {
     spec: Spec,
     text: Vec<u8>,
     plan: Plan,
+    devices: Rules,
     record: Record,
 }
 
@@ -104,6 +106,7 @@ impl Request {
         let mut plan = Plan::new(process, spec.linux().as_ref())?;
         plan.make_cwd = true;
         self.check_console(plan.terminal)?;
+        let devices = spec::device_rules(&spec)?;
         let record = Record {
             id: self.container.id().to_owned(),
             bundle: self.bundle.clone(),
@@ -114,7 +117,7 @@ impl Request {
             init: None,
             started: false,
         };
-        Ok(Prepared { spec, text, plan, record })
+        Ok(Prepared { spec, text, plan, devices, record })
     }
 
     fn check_console(&self, terminal: bool) -> Result<(), Error> {
@@ -137,9 +140,9 @@ impl Request {
     }
 
     fn build(&self, prepared: Prepared, kept: Kept, lock: &Lock) -> Result<i32, Error> {
-        let Prepared { spec, plan, mut record, .. } = prepared;
+        let Prepared { spec, plan, devices, mut record, .. } = prepared;
         self.surroundings(&plan, &record)?;
-        let shadow = spec::shadow(&spec, &record.bundle, &record.rootfs, &record.cgroup)?;
+        let shadow = spec::shadow(&spec, &devices, &record)?;
         for namespace in &shadow.first {
             // Zero: of whatever kind it is, which has been checked.
             setns(namespace, CloneFlags::empty()).map_err(|error| Error::io("join a namespace", error))?;
@@ -159,6 +162,8 @@ impl Request {
             preserve_fds: kept.preserve,
             close_in_init: vec![lock.number()],
         })?;
+        // The init waits; what it was to make itself it has made.
+        devices::enforce(&record.cgroup, &devices)?;
         let ended = || Error::internal(format!("the container's init {pid} ended while the container was created"));
         record.init = Some(Init::of(pid).ok_or_else(ended)?);
         self.container.save(&record, lock)?;
