@@ -74,6 +74,25 @@ fn a_node_behind_a_vxlan_gives_its_pods_mtu_1450() {
 }
 
 #[test]
+fn the_network_is_that_of_the_configuration_directory() {
+    let node = Node::new();
+    let text = fs::read(testkit::testdata("conflists/20-dual-stack.conflist")).unwrap();
+    let mut list: serde_json::Value = serde_json::from_slice(&text).unwrap();
+    list["plugins"][0]["ipam"]["dataDir"] = node.dir("root/networks").to_string_lossy().into();
+    fs::create_dir(node.dir("net.d")).unwrap();
+    fs::write(node.dir("net.d/20-dual-stack.conflist"), list.to_string()).unwrap();
+    node.run("client.yaml");
+    let addresses = node.sh("client", "shell", "ip addr show eth0");
+    assert!(addresses.contains("inet 10.244.1.2/24") && addresses.contains("inet6 fd00:10:244:1::2/64"), "{addresses}");
+    assert!(addresses.contains("mtu 1450"), "{addresses}");
+    let known: Vec<_> = node.inspect("client")["status"]["podIPs"].as_array().unwrap().clone();
+    assert_eq!(known.len(), 2, "{known:?}");
+    assert_eq!(node.sh("client", "shell", "ping -c 1 -W 5 fd00:10:244:1::1 > /dev/null && echo reached"), "reached");
+    node.ok(&["rm", "--force", "client"]);
+    node.assert_clean();
+}
+
+#[test]
 fn memory_and_queues_of_one_container_are_seen_in_the_other() {
     let node = Node::new();
     node.run("web.yaml");
