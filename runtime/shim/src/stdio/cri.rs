@@ -9,8 +9,9 @@ use std::io::{self, Write};
 /// The longest text of one record, in bytes, as kubelet's other runtimes have it.
 const LONGEST: usize = 16 * 1024;
 
-/// Writes one stream of a container to its log. Two of them may share a file: each record is one
-/// `write` to a descriptor opened with `O_APPEND`, which the kernel does not interleave.
+/// Writes one stream of a container to its log. Two of them may share a file: what one piece of
+/// output completes is one `write` to a descriptor opened with `O_APPEND`, which the kernel does not
+/// interleave; a write for each line would make a pod of short lines a pod of system calls.
 pub(super) struct CriLog {
     file: File,
     stream: &'static str,
@@ -24,6 +25,9 @@ impl CriLog {
 
     /// Takes output in; writes out every line it completes.
     pub(super) fn feed(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        // All of it has come at once, so it has one time.
+        let head = self.head();
+        let mut records = Vec::new();
         while !bytes.is_empty() {
             let room = LONGEST - self.line.len();
             let newline = bytes.iter().take(room + 1).position(|byte| *byte == b'\n');
@@ -31,7 +35,7 @@ impl CriLog {
                 Some(end) => {
                     self.line.extend_from_slice(&bytes[..end]);
                     bytes = &bytes[end + 1..];
-                    self.record('F')?;
+                    self.record(&head, b'F', &mut records);
                 }
                 None => {
                     let taken = room.min(bytes.len());
@@ -39,24 +43,35 @@ impl CriLog {
                     bytes = &bytes[taken..];
                     // A full piece is written only once more of the line is there: it may end right here.
                     if self.line.len() == LONGEST && !bytes.is_empty() {
-                        self.record('P')?;
+                        self.record(&head, b'P', &mut records);
                     }
                 }
             }
         }
-        Ok(())
+        self.file.write_all(&records)
     }
 
     /// The stream has ended: an unfinished line is a line.
     pub(super) fn finish(&mut self) -> io::Result<()> {
-        if self.line.is_empty() { Ok(()) } else { self.record('F') }
+        if self.line.is_empty() {
+            return Ok(());
+        }
+        let mut records = Vec::new();
+        self.record(&self.head(), b'F', &mut records);
+        self.file.write_all(&records)
     }
 
-    fn record(&mut self, tag: char) -> io::Result<()> {
-        let mut record = format!("{:.9} {} {tag} ", jiff::Timestamp::now(), self.stream).into_bytes();
-        record.append(&mut self.line);
-        record.push(b'\n');
-        self.file.write_all(&record)
+    /// What every record of this moment begins with.
+    fn head(&self) -> String {
+        format!("{:.9} {} ", jiff::Timestamp::now(), self.stream)
+    }
+
+    /// Ends the present line, or the present piece of it.
+    fn record(&mut self, head: &str, tag: u8, records: &mut Vec<u8>) {
+        records.extend_from_slice(head.as_bytes());
+        records.extend_from_slice(&[tag, b' ']);
+        records.append(&mut self.line);
+        records.push(b'\n');
     }
 }
 

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
+use nix::fcntl::OFlag;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
 
@@ -72,8 +73,21 @@ fn is_fifo(path: &Path) -> Result<bool, Error> {
     }
 }
 
+/// Opens a file to append to. Only a regular file never keeps its writer waiting, so nothing else
+/// will do; and the opening of anything else must not wait either.
 fn append(path: &Path) -> Result<File, Error> {
     use std::os::unix::fs::OpenOptionsExt;
-    let opened = File::options().append(true).create(true).mode(0o640).open(path);
-    opened.map_err(|source| Error::io(format!("open output file {}", path.display()), source))
+    let failed = |source| Error::io(format!("open output file {}", path.display()), source);
+    let unsuitable = || Error::invalid(format!("output file {} is not a regular file", path.display()));
+    let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    let opened = File::options().append(true).create(true).mode(0o640).custom_flags(flags.bits()).open(path);
+    let file = match opened {
+        // A FIFO without a reader, or a socket.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => return Err(unsuitable()),
+        opened => opened.map_err(failed)?,
+    };
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(unsuitable());
+    }
+    Ok(file)
 }

@@ -58,6 +58,9 @@ pub(super) async fn copy(source: Source, mut sink: Sink) {
             log::error(format!("write a process's output: {error}; the rest of it is dropped"));
             healthy = false;
         }
+        // A process that writes faster than this copies is always ready: without a pause for the
+        // others, the whole pod would wait for its end.
+        tokio::task::yield_now().await;
     }
     if healthy && let Err(error) = sink.finish() {
         log::error(format!("write the end of a process's output: {error}"));
@@ -120,6 +123,7 @@ impl Input {
             if written.is_err() {
                 return;
             }
+            tokio::task::yield_now().await;
         }
     }
 }
