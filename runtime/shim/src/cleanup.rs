@@ -3,7 +3,6 @@
 //! Works when nothing is left, works twice, and does everything it can before it reports what it could not.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -16,7 +15,7 @@ use crate::lock::{self, Lock};
 use crate::reap::Exit;
 use crate::record;
 use crate::sandbox::SandboxOptions;
-use crate::{mount, sys, wire};
+use crate::{launch, mount, sys, wire};
 
 /// What containerd takes the end of a task for that nobody saw: killed.
 const UNKNOWN: u32 = 128 + libc::SIGKILL as u32;
@@ -85,8 +84,8 @@ fn delete_sandbox(bundle: &Path) -> Vec<Error> {
 fn remove_socket(bundle: &Path) -> Result<(), Error> {
     let Ok(address) = std::fs::read_to_string(bundle.join(record::ADDRESS)) else { return Ok(()) };
     match address.strip_prefix("unix://").map(Path::new) {
-        Some(socket) if UnixStream::connect(socket).is_err() => record::remove(socket),
-        _ => Ok(()),
+        Some(socket) => launch::remove_dead(socket),
+        None => Ok(()),
     }
 }
 

@@ -32,8 +32,8 @@ pub struct Inheritance {
     pub events: String,
     /// The bundle the shim is started in.
     pub bundle: PathBuf,
-    /// The path of the listener, removed at the end.
-    pub socket: PathBuf,
+    /// The path of the listener, until it has been removed.
+    pub socket: Option<PathBuf>,
     /// Listens already, so that a client need not wait for the daemon.
     pub listener: UnixListener,
     /// Held for life: by the pod, once it serves.
@@ -54,9 +54,17 @@ pub fn run(mut inheritance: Inheritance) -> ! {
             1
         }
     };
-    // The socket first: who comes now must not reach somebody who no longer answers.
-    let _ = std::fs::remove_file(&inheritance.socket);
+    inheritance.unlink();
     sys::exit_now(status)
+}
+
+impl Inheritance {
+    /// Removes the socket, once only: from then on another shim may have one of its own at the same path.
+    fn unlink(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            let _ = std::fs::remove_file(socket);
+        }
+    }
 }
 
 /// Leaves everything of the caller's behind: session, terminal, directory, descriptors.
@@ -112,7 +120,8 @@ async fn live(inheritance: &mut Inheritance) -> Result<(), Error> {
         let _ = ready.write_all(READY.as_bytes());
     }
     until_the_end(&pod).await?;
-    let _ = std::fs::remove_file(&inheritance.socket);
+    // First of all: who comes now must not reach somebody who no longer answers.
+    inheritance.unlink();
     pod.events.flush(FAREWELL).await;
     let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
     Ok(())
@@ -125,10 +134,9 @@ async fn until_the_end(pod: &Pod) -> Result<(), Error> {
         tokio::select! {
             () = pod.quitting() => return Ok(()),
             _ = terminate.recv() => {
-                if pod.is_idle() {
-                    return Ok(());
+                if !pod.quit_if_idle() {
+                    log::info("SIGTERM while the pod lives: ignored");
                 }
-                log::info("SIGTERM while the pod lives: ignored");
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::io;
 
+use containerd_shim_protos::protobuf::Enum;
 use containerd_shim_protos::ttrpc;
 use ttrpc::Code;
 
@@ -61,6 +62,24 @@ impl Error {
     /// Text that is not the JSON it should be.
     pub fn json(doing: impl std::fmt::Display, source: serde_json::Error) -> Self {
         Self::internal(format!("{doing}: {source}"))
+    }
+
+    /// An outcome as bytes, for the process that [`from_report`](Self::from_report) reads it in.
+    pub(crate) fn report(outcome: &Result<(), Self>) -> Vec<u8> {
+        let (code, message) = match outcome {
+            Ok(()) => (Code::OK, ""),
+            Err(error) => (error.code, error.message.as_str()),
+        };
+        [&code.value().to_le_bytes(), message.as_bytes()].concat()
+    }
+
+    /// The outcome that was reported; `None` when the bytes are no report.
+    pub(crate) fn from_report(report: &[u8]) -> Option<Result<(), Self>> {
+        let (code, message) = report.split_first_chunk()?;
+        Some(match Code::from_i32(i32::from_le_bytes(*code))? {
+            Code::OK => Ok(()),
+            code => Err(Self::new(code, String::from_utf8_lossy(message))),
+        })
     }
 
     /// The ttrpc code.

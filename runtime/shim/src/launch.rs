@@ -37,8 +37,8 @@ pub fn start(start: &Start) -> Result<String, Error> {
     record::write_text(&bundle.join(record::ADDRESS), address.as_bytes())?;
     let Some(listener) = listen(&socket)? else { return Ok(address) };
     if let Err(error) = fork(start, bundle, &socket, listener) {
-        // Nobody listens there: the next one must not find it.
-        let _ = std::fs::remove_file(&socket);
+        // The error is what is to be told; a dead socket harms nobody.
+        let _ = remove_dead(&socket);
         return Err(error);
     }
     Ok(address)
@@ -56,7 +56,7 @@ fn fork(start: &Start, bundle: PathBuf, socket: &Path, listener: UnixListener) -
             namespace: start.namespace.clone(),
             events: start.events.clone(),
             bundle,
-            socket: socket.to_owned(),
+            socket: Some(socket.to_owned()),
             listener,
             lock: Some(lock),
             ready: Some(signal),
@@ -103,6 +103,18 @@ fn socket(start: &Start, group: &str) -> Result<PathBuf, Error> {
         )));
     }
     Ok(path)
+}
+
+/// Removes a socket unless somebody listens there. Under the directory's lock, as [`listen`]: between
+/// the look and the removal a new shim might otherwise have put its own there.
+pub fn remove_dead(path: &Path) -> Result<(), Error> {
+    let failed = |source| Error::io(format!("remove {}", path.display()), source);
+    let directory = match File::open(path.parent().unwrap_or(Path::new("/"))) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened.map_err(failed)?,
+    };
+    let _held = lock::wait_for(&directory, DIRECTORY).map_err(failed)?;
+    if UnixStream::connect(path).is_ok() { Ok(()) } else { record::remove(path) }
 }
 
 /// Listens; or `None` when somebody does already. A socket that nobody listens on any more is replaced.

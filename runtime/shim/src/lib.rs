@@ -3,6 +3,7 @@
 //! [`client`] is how `peapod` drives it; the rest is the shim itself, from the command line
 //! ([`bootstrap`]) over [`launch`] and [`daemon`] to the [`server`], and [`cleanup`] for what is left.
 
+mod aside;
 pub mod bootstrap;
 pub mod cleanup;
 pub mod client;

@@ -19,7 +19,11 @@ impl Lock {
         let failed = |source: io::Error| Error::io(format!("lock {}", path.display()), source);
         let file = File::options().create(true).truncate(false).read(true).write(true).open(path).map_err(failed)?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Self(file))),
+            Ok(()) => {
+                // The pid of a holder long gone, perhaps somebody else's by now, must not be taken for ours.
+                file.set_len(0).map_err(failed)?;
+                Ok(Some(Self(file)))
+            }
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(failed(error)),
         }

@@ -40,6 +40,14 @@ struct Inner {
 struct Members {
     containers: BTreeMap<String, Arc<Container>>,
     sandbox: Option<Arc<Sandbox>>,
+    /// The end is decided: the last answers and events are on their way out.
+    closing: bool,
+}
+
+impl Members {
+    fn expect_open(&self) -> Result<(), Error> {
+        if self.closing { Err(Error::precondition("this shim is about to end: start another one")) } else { Ok(()) }
+    }
 }
 
 /// Where a new container's state is kept.
@@ -90,8 +98,15 @@ impl Pod {
     }
 
     /// Takes a container in.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the id is taken, `FailedPrecondition` when the pod is at its end.
     pub fn add(&self, container: Arc<Container>) -> Result<(), Error> {
         let mut members = self.members();
+        members.expect_open()?;
+        if let Some(sandbox) = members.sandbox.as_ref().filter(|sandbox| sandbox.exit().is_some()) {
+            return Err(Error::precondition(format!("sandbox {} has ended", sandbox.id)));
+        }
         if members.containers.contains_key(&container.id) {
             return Err(Error::exists(format!("container {} exists already", container.id)));
         }
@@ -125,15 +140,21 @@ impl Pod {
         self.members().sandbox = sandbox;
     }
 
-    /// Whether there is nothing to look after.
-    pub fn is_idle(&self) -> bool {
-        let members = self.members();
-        members.containers.is_empty() && members.sandbox.is_none()
+    /// Refuses once the end is decided.
+    pub fn expect_open(&self) -> Result<(), Error> {
+        self.members().expect_open()
     }
 
-    /// Ends the shim once the answer to the present request is out.
-    pub fn quit(&self) {
+    /// Ends the shim once the answer to the present request is out, if there is nothing to look
+    /// after; from then on nothing is taken in. Returns whether it ends.
+    pub fn quit_if_idle(&self) -> bool {
+        let mut members = self.members();
+        if !members.containers.is_empty() || members.sandbox.is_some() {
+            return false;
+        }
+        members.closing = true;
         self.inner.quit.notify_one();
+        true
     }
 
     /// Ends when the shim should.

@@ -174,9 +174,7 @@ impl TaskService for Tasks {
 
     async fn shutdown(&self, _: &TtrpcContext, _: api::ShutdownRequest) -> Response<api::Empty> {
         // containerd asks after every delete; the pod's other containers, or its sandbox, still need the shim.
-        if self.0.is_idle() {
-            self.0.quit();
-        }
+        self.0.quit_if_idle();
         Ok(api::Empty::default())
     }
 }
@@ -284,7 +282,7 @@ impl SandboxService for Sandboxes {
         match sandbox::find(&self.0, &request.sandbox_id) {
             Ok(sandbox) => to_the_end(async move { sandbox::shutdown(&pod, &sandbox).await }).await?,
             // A shim whose sandbox was never made is shut down all the same, unless it has other work.
-            Err(_) if pod.is_idle() => pod.quit(),
+            Err(_) if pod.quit_if_idle() => {}
             Err(error) => return Err(error.into()),
         }
         Ok(sandbox_api::ShutdownSandboxResponse::default())

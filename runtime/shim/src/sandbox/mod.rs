@@ -16,6 +16,7 @@ use tokio::sync::watch;
 
 pub use options::{Namespace, SandboxOptions};
 
+use crate::aside::aside;
 use crate::error::Error;
 use crate::pod::Pod;
 use crate::reap::{Child, Exit};
@@ -75,6 +76,7 @@ pub fn find(pod: &Pod, id: &str) -> Result<Arc<Sandbox>, Error> {
 
 /// Makes the pod's namespaces.
 pub fn create(pod: &Pod, request: &CreateSandboxRequest) -> Result<(), Error> {
+    pod.expect_open()?;
     if let Some(sandbox) = pod.sandbox() {
         return Err(Error::exists(format!("sandbox {} exists already in this shim", sandbox.id)));
     }
@@ -85,6 +87,7 @@ pub fn create(pod: &Pod, request: &CreateSandboxRequest) -> Result<(), Error> {
             return Err(Error::unimplemented(format!("sandbox options of type {:?} are not served", any.type_url)));
         }
     };
+    options.check()?;
     let plan = namespaces::Plan::of(&options, &request.netns_path)?;
     // On disk before anything exists: whoever clears up after a kill finds the cgroup and the containers by it.
     let tasks = record::tasks_of_sandbox(pod.bundle());
@@ -173,20 +176,23 @@ pub async fn shutdown(pod: &Pod, sandbox: &Sandbox) -> Result<(), Error> {
     }
     for container in pod.containers() {
         crate::task::drain(&container.init).await;
-        match container.remove() {
-            Ok(()) => pod.forget(&container.id),
+        match aside(pod, || container.remove()).await {
+            Ok(()) => {
+                container.drop_execs();
+                pod.forget(&container.id);
+            }
             Err(error) => failures.push(error.to_string()),
         }
     }
     if let Some(parent) = &sandbox.options.cgroup_parent {
-        let removed = pea::cgroup::kill_tree(parent).and_then(|()| pea::cgroup::remove_tree(parent));
-        failures.extend(removed.err().map(|error| error.to_string()));
+        let remove = || Ok(pea::cgroup::kill_tree(parent).and_then(|()| pea::cgroup::remove_tree(parent))?);
+        failures.extend(aside(pod, remove).await.err().map(|error| error.to_string()));
     }
     if !failures.is_empty() {
         return Err(Error::internal(failures.join("; ")));
     }
     record::remove(&pod.bundle().join(record::SANDBOX))?;
     pod.set_sandbox(None);
-    pod.quit();
+    pod.quit_if_idle();
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! What a client asks of a pod.
 
-use std::path::PathBuf;
+use std::path::{Component, PathBuf};
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use serde::{Deserialize, Serialize};
@@ -56,6 +56,26 @@ impl SandboxOptions {
     /// `InvalidArgument` when the value is not the JSON described here.
     pub fn from_any(any: &Any) -> Result<Self, Error> {
         serde_json::from_slice(&any.value).map_err(|source| Error::invalid(format!("sandbox options: {source}")))
+    }
+
+    /// Checks what could otherwise only be found out when the pod is to be removed.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a cgroup that is the root or may lead there: with the pod, everything in it is killed.
+    pub fn check(&self) -> Result<(), Error> {
+        let below_the_root = |path: &PathBuf| {
+            let mut parts = path.components();
+            parts.next() == Some(Component::RootDir)
+                && parts.clone().next().is_some()
+                && parts.all(|part| matches!(part, Component::Normal(_)))
+        };
+        match self.cgroup_parent.as_ref().filter(|path| !below_the_root(path)) {
+            None => Ok(()),
+            Some(path) => {
+                let path = path.display();
+                Err(Error::invalid(format!("cgroup_parent: {path} is not an absolute path below the root")))
+            }
+        }
     }
 
     /// Whether the pod has that namespace to itself.

@@ -36,10 +36,7 @@ pub async fn build(
     let ends = std::mem::take(&mut prepared.ends);
     let forking = surroundings.reaper.forking();
     let pending = fork(ends, console.as_ref().map(ConsoleSocket::path))?;
-    let pid = tokio::select! {
-        pid = outcome(pending) => pid?,
-        () = process.cancelled() => return Err(Error::aborted(format!("{} was killed while being created", process.name()))),
-    };
+    let pid = unless_cancelled(process, outcome(pending)).await?;
     let child = Arc::new(surroundings.reaper.track(pid)?);
     drop(forking);
     let flowing = async {
@@ -49,7 +46,7 @@ pub async fn build(
         };
         prepared.flow(master)
     };
-    match flowing.await {
+    match unless_cancelled(process, flowing).await {
         Ok(streams) => process.attach(child.clone(), streams),
         Err(error) => {
             let _ = child.signal(libc::SIGKILL);
@@ -57,6 +54,15 @@ pub async fn build(
         }
     }
     Ok(child)
+}
+
+/// Gives up when the process is cancelled. That is looked at first: a kill that was answered is never lost.
+pub async fn unless_cancelled<T>(process: &Process, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    tokio::select! {
+        biased;
+        () = process.cancelled() => Err(Error::aborted(format!("{} was killed before it was up", process.name()))),
+        outcome = work => outcome,
+    }
 }
 
 /// Waits for pea's helper in the event loop. Dropped half-way, it kills the helper.

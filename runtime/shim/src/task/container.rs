@@ -34,6 +34,8 @@ pub struct Container {
     pub runtime: pea::Runtime,
     /// The options it was created with.
     pub options: TaskOptions,
+    /// Held while the program is being started, so that its end is not told before its start.
+    pub starting: tokio::sync::Mutex<()>,
     execs: Mutex<BTreeMap<String, Exec>>,
 }
 
@@ -47,6 +49,7 @@ impl Container {
             record,
             sandbox_record,
             options,
+            starting: tokio::sync::Mutex::default(),
             execs: Mutex::default(),
         }
     }
@@ -79,6 +82,12 @@ impl Container {
             .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none())
     }
 
+    /// Whether other programs run when its own is started. They may take their time.
+    pub fn has_start_hooks(&self) -> bool {
+        let Ok(spec) = self.runtime.spec(&self.id) else { return false };
+        spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()).is_some_and(|hooks| !hooks.is_empty())
+    }
+
     /// The init, or the exec of that id.
     pub fn process(&self, exec_id: &str) -> Result<Arc<Process>, Error> {
         if exec_id.is_empty() { Ok(self.init.clone()) } else { Ok(self.exec(exec_id)?.process) }
@@ -104,6 +113,14 @@ impl Container {
     /// Forgets an exec.
     pub fn forget_exec(&self, exec_id: &str) {
         self.execs().remove(exec_id);
+    }
+
+    /// Tells whoever waits for an exec that was never started that it never will be.
+    pub fn drop_execs(&self) {
+        for exec in std::mem::take(&mut *self.execs()).into_values() {
+            // Refused for an exec that has ended: its waiters know already.
+            let _ = exec.process.enter(Phase::Deleted);
+        }
     }
 
     /// The processes of the execs that are being built or run.

@@ -10,6 +10,7 @@ use containerd_shim_protos::protobuf::MessageField;
 use super::build::{Surroundings, build};
 use super::container::Container;
 use super::process::{Phase, Process};
+use crate::aside::aside;
 use crate::error::Error;
 use crate::events::Event;
 use crate::options::TaskOptions;
@@ -24,7 +25,7 @@ pub async fn create(pod: &Pod, request: CreateTaskRequest) -> Result<i32, Error>
     match apply(pod, &container, &request).await {
         Ok(pid) => Ok(pid),
         Err(error) => {
-            if let Err(left) = container.remove() {
+            if let Err(left) = aside(pod, || container.remove()).await {
                 log::error(format!("undo the creation of container {}: {left}", container.id));
             }
             container.init.ended(crate::reap::Exit::now(255));
@@ -47,6 +48,11 @@ fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
         pea_root: home.pea_root,
         systemd_cgroup: home.systemd_cgroup,
     };
+    // Another shim's (of another daemon, say, with a namespace of the same name) is not ours to undo.
+    if record.runtime().state(&request.id).is_ok() {
+        let root = record.pea_root.display();
+        return Err(Error::exists(format!("container {} exists already in {root}", request.id)));
+    }
     let stdio = Stdio {
         stdin: request.stdin.clone(),
         stdout: request.stdout.clone(),

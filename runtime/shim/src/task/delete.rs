@@ -6,6 +6,7 @@ use containerd_shim_protos::events::task as event;
 
 use super::container::Container;
 use super::process::{Phase, Process};
+use crate::aside::aside;
 use crate::error::Error;
 use crate::events::Event;
 use crate::pod::Pod;
@@ -31,10 +32,11 @@ pub async fn delete(pod: &Pod, id: &str, exec_id: &str) -> Result<(Option<i32>, 
         container.forget_exec(exec_id);
         return Ok((pid, exit));
     }
-    if let Err(error) = container.remove() {
+    if let Err(error) = aside(pod, || container.remove()).await {
         process.enter(Phase::Stopped)?;
         return Err(error);
     }
+    container.drop_execs();
     pod.forget(id);
     pod.events.publish(&Event::Delete(deleted(&container, pid, exit)));
     Ok((pid, exit))

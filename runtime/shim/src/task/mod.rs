@@ -13,6 +13,7 @@ mod exec;
 mod process;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use containerd_shim_protos::events::task as event;
 
@@ -27,7 +28,12 @@ pub use delete::{delete, drain};
 pub use exec::add as add_exec;
 pub use process::{Phase, Process, signal_number};
 
+use crate::aside::aside;
 use crate::error::Error;
+use build::unless_cancelled;
+
+/// How long the hooks of a start may outlast the program.
+const HOOKS: Duration = Duration::from_secs(5);
 
 /// Starts the program of a created container, or a registered exec.
 pub async fn start(pod: &Pod, id: &str, exec_id: &str) -> Result<i32, Error> {
@@ -36,8 +42,14 @@ pub async fn start(pod: &Pod, id: &str, exec_id: &str) -> Result<i32, Error> {
         return exec::start(pod, &container, exec_id).await;
     }
     let init = &container.init;
+    let _order = container.starting.lock().await;
     init.expect(Phase::Created)?;
-    container.runtime.start(id)?;
+    if container.has_start_hooks() {
+        let start = aside(pod, || Ok(container.runtime.start(id)?));
+        unless_cancelled(init, start).await?;
+    } else {
+        container.runtime.start(id)?;
+    }
     init.enter(Phase::Running)?;
     let pid = init.pid();
     pod.events.publish(&Event::Start(event::TaskStart {
@@ -53,6 +65,7 @@ fn watch(pod: Pod, container: Arc<Container>, process: Arc<Process>, child: Arc<
     tokio::spawn(async move {
         let exit = child.exit().await;
         if process.exec_id.is_empty() {
+            end_start(&container).await;
             end_container(&container, &process, exit).await;
         }
         process.ended(exit);
@@ -65,6 +78,14 @@ fn watch(pod: Pod, container: Arc<Container>, process: Arc<Process>, child: Arc<
             ..Default::default()
         }));
     });
+}
+
+/// Lets a start that is under way tell of itself first. Its hooks may hang, so it is called off after a while.
+async fn end_start(container: &Container) {
+    if tokio::time::timeout(HOOKS, container.starting.lock()).await.is_err() {
+        container.init.cancel();
+        let _over = container.starting.lock().await;
+    }
 }
 
 /// The init has ended: so does all that runs beside it, and only then is the end told. How it ended

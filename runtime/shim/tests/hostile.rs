@@ -1,0 +1,178 @@
+//! What a careless client or a wild container may do to a shim: the pod's others must not notice.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+use std::fs;
+use std::time::Duration;
+
+use pea_shim::client::{Bootstrap, CreateTask, Error, Shim, Stdio, delete};
+use pea_shim::sandbox::SandboxOptions;
+use support::alive;
+use support::pod::{Pod, binary, process, run, shell};
+
+/// An answer within the time a client would call it one.
+async fn soon<T>(what: &str, answer: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(5), answer).await.unwrap_or_else(|_| panic!("no answer: {what}"))
+}
+
+#[test]
+fn a_container_that_floods_its_log_holds_nobody_up() {
+    run(async {
+        let pod = Pod::start().await;
+        let (stdio, _) = pod.log("flood");
+        pod.start_container("flood", &["sh", "-c", "yes & exec yes"], stdio).await;
+        pod.start_container("other", &["sleep", "1000"], Stdio::default()).await;
+        let id = pod.container_id("other");
+        for n in 0..10 {
+            let name = format!("e{n}");
+            soon("exec", pod.shim.exec(&id, &name, &process(&["true"]), &Stdio::default())).await.unwrap();
+            soon("start", pod.shim.start(&id, Some(&name))).await.unwrap();
+            soon("wait", pod.shim.wait(&id, Some(&name))).await.unwrap();
+            soon("delete", pod.shim.delete(&id, Some(&name))).await.unwrap();
+        }
+        soon("kill", pod.shim.kill(&pod.container_id("flood"), None, libc::SIGKILL as u32, true)).await.unwrap();
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_log_file_that_is_a_fifo_nobody_reads_holds_nobody_up() {
+    run(async {
+        let pod = Pod::start().await;
+        let path = pod.dir.path().join("fifo");
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        for query in ["", "?format=cri"] {
+            let stdio = Stdio { stdout: format!("file://{}{query}", path.display()), ..Stdio::default() };
+            let made = soon("create", pod.create("odd", &["true"], stdio)).await;
+            assert!(matches!(made, Err(Error::InvalidArgument(_))), "{made:?}");
+        }
+        soon("state", pod.shim.state(&pod.container_id("c"), None)).await.unwrap();
+        pod.end().await;
+    });
+}
+
+#[test]
+fn whoever_waits_for_an_exec_that_never_ran_learns_of_the_end_of_its_container() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        pod.shim.exec(&id, "e", &shell("true"), &Stdio::default()).await.unwrap();
+        let waiting = tokio::spawn({
+            let (shim, id) = (pod.shim.clone(), id.clone());
+            async move { shim.wait(&id, Some("e")).await }
+        });
+        pod.shim.state(&id, Some("e")).await.unwrap();
+        pod.shim.kill(&id, None, libc::SIGKILL as u32, false).await.unwrap();
+        pod.finish("c").await;
+        let waited = soon("the wait", waiting).await.unwrap();
+        assert!(matches!(waited, Err(Error::NotFound(_))), "{waited:?}");
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_create_under_an_id_that_is_taken_elsewhere_does_not_touch_the_other_one() {
+    run(async {
+        let pod = Pod::start().await;
+        let init = pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let other = testkit::scratch();
+        let address = Bootstrap::start(&binary(), other.path(), "test", "other", other.path()).unwrap();
+        let shim = Shim::connect(&address).await.unwrap();
+        let options = SandboxOptions { pea_root: Some(pod.dir.path().join("pea")), ..Default::default() };
+        shim.create_sandbox("other", other.path(), None, &options).await.unwrap();
+        let bundle = other.path().join("task");
+        fs::create_dir(&bundle).unwrap();
+        fs::copy(pod.bundle("c").join("config.json"), bundle.join("config.json")).unwrap();
+        let id = pod.container_id("c");
+        let made = shim.create(&CreateTask { id: id.clone(), bundle: bundle.clone(), ..Default::default() }).await;
+        assert!(matches!(made, Err(Error::AlreadyExists(_))), "{made:?}");
+        delete(&binary(), &bundle, "test", &id).unwrap();
+        assert!(alive(init), "the other pod's container was cleared away");
+        shim.stop_sandbox("other", Duration::ZERO).await.unwrap();
+        shim.shutdown_sandbox("other").await.unwrap();
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_pod_that_was_stopped_takes_no_new_containers() {
+    run(async {
+        let pod = Pod::start().await;
+        pod.shim.stop_sandbox(&pod.id, Duration::ZERO).await.unwrap();
+        let made = pod.create("late", &["true"], Stdio::default()).await;
+        assert!(matches!(made, Err(Error::FailedPrecondition(_))), "{made:?}");
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_start_hook_that_hangs_holds_up_its_own_container_only_and_ends_with_it() {
+    run(async {
+        let pod = Pod::start().await;
+        pod.start_container("other", &["sleep", "1000"], Stdio::default()).await;
+        let hook = serde_json::json!({"poststart": [{"path": "/bin/sleep", "args": ["sleep", "86397"]}]});
+        let change = |config: &mut serde_json::Value| config["hooks"] = hook;
+        pod.create_with("stuck", &["sleep", "1000"], Stdio::default(), change).await.unwrap();
+        let id = pod.container_id("stuck");
+        let hooks = || support::processes(|words| words.iter().any(|word| word == "86397"));
+        let starting = pod.shim.start(&id, None);
+        let meanwhile = async {
+            while hooks().is_empty() {
+                soon("state", pod.shim.state(&pod.container_id("other"), None)).await.unwrap();
+            }
+            soon("kill", pod.shim.kill(&id, None, libc::SIGKILL as u32, true)).await.unwrap();
+            assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 137);
+        };
+        let (started, ()) = tokio::join!(starting, meanwhile);
+        assert!(started.unwrap_err().to_string().contains("killed"));
+        support::eventually("the hook has ended with the start", || hooks().is_empty());
+        pod.finish("stuck").await;
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_delete_that_takes_its_time_holds_nobody_up() {
+    run(async {
+        let pod = Pod::start().await;
+        pod.start_container("other", &["sleep", "1000"], Stdio::default()).await;
+        let gate = pod.dir.path().join("gate");
+        let wait = format!("while ! [ -e {} ]; do sleep 0.01; done", gate.display());
+        let hook =
+            serde_json::json!({"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", wait], "env": ["PATH=/bin"]}]});
+        let change = |config: &mut serde_json::Value| config["hooks"] = hook;
+        pod.create_with("slow", &["true"], Stdio::default(), change).await.unwrap();
+        let id = pod.container_id("slow");
+        pod.shim.start(&id, None).await.unwrap();
+        pod.shim.wait(&id, None).await.unwrap();
+        let deleting = pod.shim.delete(&id, None);
+        let meanwhile = async {
+            for _ in 0..100 {
+                soon("state", pod.shim.state(&pod.container_id("other"), None)).await.unwrap();
+            }
+            fs::write(&gate, "").unwrap();
+        };
+        let (deleted, ()) = tokio::join!(deleting, meanwhile);
+        deleted.unwrap();
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_cgroup_parent_that_holds_more_than_the_pod_is_refused() {
+    run(async {
+        let dir = testkit::scratch();
+        let address = Bootstrap::start(&binary(), dir.path(), "test", "root", dir.path()).unwrap();
+        let shim = Shim::connect(&address).await.unwrap();
+        for parent in ["/", "", "relative", "/a/../.."] {
+            let options = SandboxOptions { cgroup_parent: Some(parent.into()), ..Default::default() };
+            let made = shim.create_sandbox("root", dir.path(), None, &options).await;
+            assert!(matches!(made, Err(Error::InvalidArgument(_))), "{parent:?}: {made:?}");
+        }
+        shim.shutdown_sandbox("root").await.unwrap();
+    });
+}
