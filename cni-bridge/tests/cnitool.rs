@@ -19,8 +19,8 @@ impl Tool {
     /// None where `CNITOOL` does not name the tool.
     fn new() -> Option<Tool> {
         let Ok(path) = std::env::var("CNITOOL") else {
-            eprintln!(
-                "skipped: CNITOOL does not name a cnitool (go install github.com/containernetworking/cni/cnitool@v1.3.0)"
+            testkit::skip(
+                "CNITOOL does not name a cnitool (go install github.com/containernetworking/cni/cnitool@v1.3.0)",
             );
             return None;
         };

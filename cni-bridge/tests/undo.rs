@@ -107,7 +107,7 @@ fn traced(options: &[&str], verb: &str, id: &str, pod: &Pod) -> Command {
 fn have_strace() -> bool {
     let found = Command::new("strace").arg("-V").output().is_ok();
     if !found {
-        eprintln!("skipped: strace is not installed");
+        testkit::skip("strace is not installed");
     }
     found
 }

@@ -204,6 +204,6 @@ pub fn reference() -> Option<&'static Path> {
     if dir.join("bridge").exists() && dir.join("host-local").exists() {
         return Some(dir);
     }
-    eprintln!("skipped: the reference plugins are not installed (Debian package containernetworking-plugins)");
+    testkit::skip("the reference plugins are not installed (Debian package containernetworking-plugins)");
     None
 }

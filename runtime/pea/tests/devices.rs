@@ -37,7 +37,7 @@ fn skipped() -> bool {
     let config = stdout(&config);
     let lacks = config.contains("CONFIG_CGROUPS=y") && !config.contains("CONFIG_CGROUP_BPF=y");
     if lacks {
-        println!("skipped: the kernel lacks CONFIG_CGROUP_BPF");
+        testkit::skip("the kernel lacks CONFIG_CGROUP_BPF");
     }
     lacks
 }
@@ -116,7 +116,7 @@ fn what_is_allowed_can_be_opened_as_far_as_it_is() {
 #[test]
 fn without_rules_a_v1_controller_denies_as_well() {
     if common::unified() || !std::path::Path::new("/sys/fs/cgroup/devices").exists() {
-        println!("skipped: this machine has no v1 devices controller");
+        testkit::skip("this machine has no v1 devices controller");
         return;
     }
     for rules in [json!([]), json!([{"allow": true, "type": "a", "major": 4095, "access": "rw"}])] {

@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::panic)] // a test's helper fails by failing the test
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -71,6 +72,12 @@ pub fn busybox_rootfs(dir: &Path) {
     fs::write(dir.join("etc/passwd"), "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534::/:/bin/false\n")
         .expect("/etc/passwd");
     fs::write(dir.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n").expect("/etc/group");
+}
+
+/// Says that a test, or a part of one, is skipped, and why. To be seen even when the test passes, so past the
+/// harness, which keeps what a passing test prints to itself.
+pub fn skip(why: &str) {
+    let _ = writeln!(std::io::stderr(), "\nskipped: {why}");
 }
 
 /// Runs a command that must succeed; its failure is the test's.
