@@ -29,7 +29,7 @@ fn what_the_reference_attached_is_checked_and_detached() {
     for (told, netns_told) in [(true, true), (false, true), (true, false)] {
         let pod = Pod::new();
         let mut conf = conf(&node);
-        let result = call_reference(dir, "ADD", &conf, "a", &pod.path());
+        let result = call_reference(&dir, "ADD", &conf, "a", &pod.path());
         assert!(result.ok, "{result:?}");
         if told {
             conf["prevResult"] = result.json();
@@ -53,9 +53,9 @@ fn what_was_attached_here_is_detached_by_the_reference() {
     let pod = Pod::new();
     let mut conf = conf(&node);
     conf["prevResult"] = node.add(&conf, "a", &pod);
-    let checked = call_reference(dir, "CHECK", &conf, "a", &pod.path());
+    let checked = call_reference(&dir, "CHECK", &conf, "a", &pod.path());
     assert!(checked.ok, "{checked:?}");
-    let done = call_reference(dir, "DEL", &conf, "a", &pod.path());
+    let done = call_reference(&dir, "DEL", &conf, "a", &pod.path());
     assert!(done.ok, "{done:?}");
     assert_eq!((node.links(), node.leased().len()), (vec!["br0".to_owned()], 0));
     // What it does not know of, the hint, harms nobody.
@@ -77,7 +77,7 @@ fn both_lease_from_the_same_files_in_the_same_round() {
         let id = format!("pod{number}");
         let result = match number % 2 {
             0 => node.add(&conf, &id, pod),
-            _ => call_reference(dir, "ADD", &conf, &id, &pod.path()).json(),
+            _ => call_reference(&dir, "ADD", &conf, &id, &pod.path()).json(),
         };
         given.push(result["ips"][0]["address"].as_str().unwrap().to_owned());
     }
@@ -95,7 +95,7 @@ fn results_and_kernel_state_are_alike() {
             let conf = conf(&node);
             let mut result = match ours {
                 true => node.add(&conf, "a", &pod),
-                false => call_reference(dir, "ADD", &conf, "a", &pod.path()).json(),
+                false => call_reference(&dir, "ADD", &conf, "a", &pod.path()).json(),
             };
             // What is random or names this test's namespaces.
             for interface in result["interfaces"].as_array_mut().unwrap() {

@@ -199,8 +199,9 @@ pub fn feed(command: &mut Command, stdin: &[u8]) -> Answer {
 }
 
 /// The reference's plugins, if they are installed (Debian: containernetworking-plugins).
-pub fn reference() -> Option<&'static Path> {
-    let dir = Path::new("/usr/lib/cni");
+/// `CNI_REFERENCE` names another directory.
+pub fn reference() -> Option<PathBuf> {
+    let dir = std::env::var_os("CNI_REFERENCE").map_or_else(|| PathBuf::from("/usr/lib/cni"), PathBuf::from);
     if dir.join("bridge").exists() && dir.join("host-local").exists() {
         return Some(dir);
     }
