@@ -147,6 +147,25 @@ fn only_a_running_container_takes_another_process() {
 }
 
 #[test]
+fn a_container_that_ends_meanwhile_is_not_running() {
+    for _ in 0..3 {
+        let bundle = Bundle::running();
+        let exec = || {
+            let mut command = bundle.pea(&["exec", &bundle.id, "true"]);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let racers: Vec<_> = (0..8).map(|_| exec()).collect();
+        testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+        for racer in racers {
+            let done = racer.wait_with_output().unwrap();
+            let text = stderr(&done);
+            let told = text.contains("container not running") || text.contains("does not exist");
+            assert!(matches!(done.status.code(), Some(0 | 137)) || told, "{:?}: {text}", done.status);
+        }
+    }
+}
+
+#[test]
 fn it_needs_the_bundle_no_more() {
     let bundle = Bundle::running();
     let pea = bundle.pea(&["exec", &bundle.id, "echo", "still here"]);

@@ -57,24 +57,43 @@ impl Init {
     /// The process that has this pid now; `None` when there is none, or when it has ended and waits to be reaped.
     pub fn of(pid: i32) -> Option<Self> {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        let start_time = parse_stat(&stat)?;
+        let Stat { start_time, .. } = parse_stat(&stat)?;
         Some(Self { pid, start_time })
     }
 
     pub fn is_alive(&self) -> bool {
         Self::of(self.pid) == Some(*self)
     }
+
+    /// Whether it has ended, or is about to: an init leaves its namespaces first, then waits for all in its pid
+    /// namespace to be gone.
+    pub fn is_ending(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok();
+        let stat = stat.as_deref().and_then(parse_stat).filter(|stat| stat.start_time == self.start_time);
+        stat.is_none_or(|stat| stat.exiting)
+    }
 }
 
-/// The start time out of proc_pid_stat(5), for a process that is not dead.
-fn parse_stat(stat: &str) -> Option<u64> {
+/// Of proc_pid_stat(5).
+#[derive(Debug, Eq, PartialEq)]
+struct Stat {
+    start_time: u64,
+    /// PF_EXITING of linux/sched.h.
+    exiting: bool,
+}
+
+/// For a process that is not dead.
+fn parse_stat(stat: &str) -> Option<Stat> {
+    const PF_EXITING: u64 = 0x4;
     // The name, in parentheses, may itself hold spaces and parentheses.
     let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
     if matches!(fields.next()?, "Z" | "X" | "x") {
         return None;
     }
-    // Field 22; the state was field 3.
-    fields.nth(18)?.parse().ok()
+    // Fields 9 and 22; the state was field 3.
+    let flags: u64 = fields.nth(5)?.parse().ok()?;
+    let start_time = fields.nth(12)?.parse().ok()?;
+    Some(Stat { start_time, exiting: flags & PF_EXITING != 0 })
 }
 
 #[cfg(test)]
@@ -85,7 +104,16 @@ mod tests {
     fn a_process_name_cannot_forge_its_start_time() {
         let stat =
             "7 (evil) R 1 2) S 1 7 7 0 -1 4194560 103 0 0 0 0 0 0 0 20 0 1 0 4242 2703360 90 18446744073709551615";
-        assert_eq!(parse_stat(stat), Some(4242));
+        assert_eq!(parse_stat(stat), Some(Stat { start_time: 4242, exiting: false }));
+    }
+
+    #[test]
+    fn a_process_that_has_begun_to_end_is_told() {
+        let stat = "7 (sh) S 1 7 7 0 -1 4194564 103 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
+        assert_eq!(parse_stat(stat), Some(Stat { start_time: 4242, exiting: true }));
+        let own = Init::of(std::process::id() as i32).expect("this process is alive");
+        assert!(!own.is_ending());
+        assert!(Init { start_time: own.start_time + 1, ..own }.is_ending());
     }
 
     #[test]

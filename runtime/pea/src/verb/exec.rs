@@ -93,10 +93,17 @@ impl Request {
         let door = self.open(&record, plan.terminal)?;
         let pipes = Pipes { status: pipe()?, pid: pipe()?, go: pipe()? };
         let result = self.launch(&record, &plan, &door, pipes, &kept);
-        if result.is_err() {
+        result.map_err(|error| {
             helper::end_children();
-        }
-        result
+            // What fails in a container that is coming to its end fails for that, wherever it showed.
+            let ending = record.init.is_none_or(|init| init.is_ending());
+            if ending && error.kind() == ErrorKind::Internal { self.not_running() } else { error }
+        })
+    }
+
+    fn not_running(&self) -> Error {
+        let text = format!("cannot exec in container \"{}\": container not running", self.container.id());
+        Error::new(ErrorKind::NotRunning, text)
     }
 
     fn check(&self, record: &Record) -> Result<(), Error> {
@@ -106,15 +113,12 @@ impl Request {
             Status::Paused => {
                 Err(Error::new(ErrorKind::InvalidState, format!("cannot exec in container \"{id}\": it is paused")))
             }
-            Status::Creating | Status::Stopped => {
-                let text = format!("cannot exec in container \"{id}\": container not running");
-                Err(Error::new(ErrorKind::NotRunning, text))
-            }
+            Status::Creating | Status::Stopped => Err(self.not_running()),
         }
     }
 
     fn open(&self, record: &Record, terminal: bool) -> Result<Door, Error> {
-        let not_running = || Error::not_running(&record.id);
+        let not_running = || self.not_running();
         let init = record.init.ok_or_else(not_running)?;
         let pidfd = process::pidfd_open(init.pid).map_err(|_| not_running())?;
         let root = open_dir(Path::new(&format!("/proc/{}/root", init.pid)));
@@ -152,7 +156,7 @@ impl Request {
             }
             Fork::Parent(joiner) => joiner,
         };
-        drop((tell_status, tell_pid, wait_go));
+        drop((tell_status, tell_pid));
         let mut bytes = [0; 4];
         if pid.read_exact(&mut bytes).is_err() {
             return Err(failure(&mut status)
@@ -163,8 +167,10 @@ impl Request {
         if let Some(pid_file) = &self.pid_file {
             replace(&env::current_dir().unwrap_or_default().join(pid_file), pid.to_string().as_bytes())?;
         }
-        // Fails only when the process has ended already; its status tells why.
+        // Nobody may be left to read it; the status tells why then. With the reading end kept until now, that is no
+        // SIGPIPE, which would end this helper.
         let _ = go.write_all(b"g");
+        drop(wait_go);
         match failure(&mut status) {
             None => Ok(pid),
             Some(error) => {
