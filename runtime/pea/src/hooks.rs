@@ -1,12 +1,14 @@
 //! Hooks (runtime-spec, "POSIX-platform Hooks"): programs that are told of a container's life.
 
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Seek, Write};
 use std::os::fd::AsFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::Hook;
 
 use crate::error::Error;
@@ -26,12 +28,8 @@ pub fn run(kind: &str, hooks: &[Hook], state: &State, program: Option<&Plan>) ->
 }
 
 fn run_one(hook: &Hook, state: &State, program: Option<&Plan>) -> Result<(), String> {
-    let text = serde_json::to_vec(state).map_err(|error| error.to_string())?;
-    let mut child = command(hook, program).spawn().map_err(|error| crate::error::reason(&error))?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // A hook that does not read its state closes the pipe, which is no failure.
-        let _ = stdin.write_all(&text);
-    }
+    let input = input(state).map_err(|error| format!("its input: {}", crate::error::reason(&error)))?;
+    let mut child = command(hook, program).stdin(input).spawn().map_err(|error| crate::error::reason(&error))?;
     let seconds = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
     let status = wait(&mut child, seconds.map(Duration::from_secs))?;
     match (status.code(), status.signal()) {
@@ -39,6 +37,14 @@ fn run_one(hook: &Hook, state: &State, program: Option<&Plan>) -> Result<(), Str
         (Some(code), _) => Err(format!("ended with status {code}")),
         (None, signal) => Err(format!("was killed by signal {}", signal.unwrap_or(0))),
     }
+}
+
+/// The state as a file: a hook need not read it, which on a pipe would stop us, or end us by SIGPIPE.
+fn input(state: &State) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"state", MFdFlags::MFD_CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(state)?)?;
+    file.rewind()?;
+    Ok(file)
 }
 
 fn command(hook: &Hook, program: Option<&Plan>) -> Command {
@@ -52,7 +58,7 @@ fn command(hook: &Hook, program: Option<&Plan>) -> Command {
         let (name, value) = entry.split_once('=').unwrap_or((&entry, ""));
         command.env(name, value);
     }
-    command.stdin(Stdio::piped()).stdout(Stdio::null());
+    command.stdout(Stdio::null());
     command
 }
 

@@ -221,6 +221,35 @@ fn hooks_are_told_the_state() {
 }
 
 #[test]
+fn a_poststop_hook_that_fails_is_a_warning() {
+    let mut bundle = Bundle::new(&["sh", "-c", "exit 3"]);
+    let mark = bundle.path().join("mark");
+    let second = json!({"path": "/bin/touch", "args": ["touch", mark]});
+    bundle.spec["hooks"] = json!({"poststop": [{"path": "/bin/false"}, second]});
+    let arguments = ["--log", "log.json", "--log-format", "json", "run", &bundle.id];
+    let done = testkit::attempt(&mut bundle.pea(&arguments));
+    assert_eq!(stderr(&done), "pea: warning: poststop hook /bin/false: ended with status 1");
+    assert_eq!(done.status.code(), Some(3), "the program's own exit code");
+    assert!(mark.exists(), "the remaining hooks are run");
+    let log: Value = serde_json::from_slice(&fs::read(bundle.path().join("log.json")).unwrap()).unwrap();
+    assert_eq!(log["level"], json!("warning"));
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_hook_need_not_read_its_state() {
+    let mut bundle = Bundle::new(&["sh", "-c", "echo ran"]);
+    // The first process of a pid namespace is not ended by SIGPIPE, any other is.
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|namespace| namespace["type"] != json!("pid"));
+    // More than a pipe holds.
+    bundle.spec["annotations"] = json!({"long": "x".repeat(200_000)});
+    let deaf = || json!([{"path": "/bin/true"}]);
+    bundle.spec["hooks"] = json!({"startContainer": deaf(), "poststart": deaf(), "poststop": deaf()});
+    assert_eq!(bundle.output(), "ran");
+    bundle.assert_nothing_left();
+}
+
+#[test]
 fn a_start_container_hook_that_fails_keeps_the_program_from_starting() {
     let mut bundle = Bundle::new(&["sh", "-c", "echo ran"]);
     bundle.spec["hooks"] = json!({"startContainer": [{"path": "/bin/false"}]});

@@ -38,7 +38,7 @@ struct Cli {
 }
 
 /// What stands before the verb.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Global {
     /// Where containers are kept; of this boot only, so on a tmpfs
     #[arg(long, default_value = "/run/pea")]
@@ -52,6 +52,9 @@ pub struct Global {
     /// cgroupsPath is slice:prefix:name
     #[arg(long)]
     systemd_cgroup: bool,
+    /// Accepted for compatibility: cgroups are wanted in any case
+    #[arg(long, value_parser = ["auto", "false"], default_value = "auto", hide_default_value = true)]
+    rootless: String,
     /// Accepted for compatibility: there is nothing more to say
     #[arg(long)]
     debug: bool,
@@ -108,13 +111,13 @@ fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
     let done = |result: Result<(), Error>| result.map(|()| 0);
     match verb {
         Verb::Create(arguments) => done(create::run(&runtime, arguments)),
-        Verb::Delete(arguments) => done(delete::run(&runtime, &arguments)),
+        Verb::Delete(arguments) => done(report::with_warnings(global, || delete::run(&runtime, &arguments))),
         Verb::Exec(arguments) => exec::run(&runtime, *arguments),
         Verb::Features(_) => done(features::run()),
         Verb::Kill(arguments) => done(kill::run(&runtime, &arguments)),
         Verb::List(arguments) => done(list::run(&runtime, &arguments)),
         Verb::Ps(arguments) => done(ps::run(&runtime, &arguments)),
-        Verb::Run(arguments) => run::run(&runtime, arguments),
+        Verb::Run(arguments) => run::run(&runtime, global, &arguments),
         Verb::Spec(arguments) => done(spec::run(&arguments)),
         Verb::Start(arguments) => done(start::run(&runtime, &arguments)),
         Verb::State(arguments) => done(state::run(&runtime, &arguments)),

@@ -1,9 +1,13 @@
-//! The one place that tells of a failure.
+//! The one place that tells of failures and warnings.
 
+use std::fmt::Debug;
 use std::fs::File;
 use std::io::{self, Write};
 
 use serde_json::json;
+use tracing::field::Field;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Level, Metadata, Subscriber};
 
 use super::{Global, LogFormat};
 use crate::error::Error;
@@ -13,21 +17,58 @@ use crate::error::Error;
 /// Engines decode the log as a single object and look for exactly these keys; `time` must be RFC 3339.
 pub fn report(global: &Global, error: &Error) {
     let message = error.to_string().replace('\n', " ");
-    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
-    if let Some(path) = &global.log {
-        let line = match global.log_format {
-            LogFormat::Json => json!({"level": "error", "msg": message, "time": time}).to_string(),
-            LogFormat::Text => format!("time=\"{time}\" level=error msg={message:?}"),
-        };
-        // A single write, so that lines of several processes do not mix.
-        let written = File::options()
-            .append(true)
-            .create(true)
-            .open(path)
-            .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
-        if let Err(error) = written {
-            let _ = writeln!(io::stderr(), "pea: write {}: {error}", path.display());
-        }
-    }
+    log(global, "error", &message);
     let _ = writeln!(io::stderr(), "pea: {message}");
+}
+
+fn log(global: &Global, level: &str, message: &str) {
+    let Some(path) = &global.log else { return };
+    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let line = match global.log_format {
+        LogFormat::Json => json!({"level": level, "msg": message, "time": time}).to_string(),
+        LogFormat::Text => format!("time=\"{time}\" level={level} msg={message:?}"),
+    };
+    // A single write, so that lines of several processes do not mix.
+    let written = File::options()
+        .append(true)
+        .create(true)
+        .open(path)
+        .and_then(|mut file| file.write_all(format!("{line}\n").as_bytes()));
+    if let Err(error) = written {
+        let _ = writeln!(io::stderr(), "pea: write {}: {error}", path.display());
+    }
+}
+
+/// Does `work`, and tells of what the library warns meanwhile.
+///
+/// For this time only, and not for all of the process's life: while a container is built, the library listens itself.
+pub fn with_warnings<T>(global: &Global, work: impl FnOnce() -> T) -> T {
+    tracing::subscriber::with_default(Warnings(global.clone()), work)
+}
+
+struct Warnings(Global);
+
+impl Subscriber for Warnings {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        *metadata.level() == Level::WARN && metadata.is_event()
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut |field: &Field, value: &dyn Debug| {
+            if field.name() == "message" {
+                let message = format!("{value:?}").replace('\n', " ");
+                log(&self.0, "warning", &message);
+                let _ = writeln!(io::stderr(), "pea: warning: {message}");
+            }
+        });
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+    fn enter(&self, _: &Id) {}
+    fn exit(&self, _: &Id) {}
 }

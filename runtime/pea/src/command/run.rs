@@ -2,8 +2,10 @@
 
 use clap::Args;
 
+use super::Global;
 use super::create::Creation;
 use super::foreground::Foreground;
+use super::report::with_warnings;
 use super::terminal::Console;
 use crate::error::{Error, ErrorKind};
 use crate::{CreateOptions, Runtime};
@@ -26,10 +28,10 @@ pub struct Arguments {
     id: String,
 }
 
-pub fn run(runtime: &Runtime, arguments: Arguments) -> Result<u8, Error> {
+pub fn run(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<u8, Error> {
     match arguments.detach {
-        true => detached(runtime, &arguments).map(|()| 0),
-        false => foreground(runtime, &arguments),
+        true => detached(runtime, arguments).map(|()| 0),
+        false => foreground(runtime, global, arguments),
     }
 }
 
@@ -48,7 +50,7 @@ fn start(runtime: &Runtime, id: &str) -> Result<(), Error> {
     runtime.start(id).inspect_err(|_| drop(runtime.delete(id, true)))
 }
 
-fn foreground(runtime: &Runtime, arguments: &Arguments) -> Result<u8, Error> {
+fn foreground(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<u8, Error> {
     let Arguments { creation, id, .. } = arguments;
     // Given a console socket, the terminal is somebody else's to serve.
     let console = match creation.console_socket.is_none() && creation.terminal()? {
@@ -67,7 +69,10 @@ fn foreground(runtime: &Runtime, arguments: &Arguments) -> Result<u8, Error> {
         foreground.wait()
     });
     drop(foreground);
-    let deleted = if arguments.keep && ended.is_ok() { Ok(()) } else { runtime.delete(id, true) };
+    let deleted = match arguments.keep && ended.is_ok() {
+        true => Ok(()),
+        false => with_warnings(global, || runtime.delete(id, true)),
+    };
     let code = ended?;
     deleted.map(|()| code)
 }

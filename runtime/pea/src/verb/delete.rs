@@ -41,10 +41,10 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
     }
     end(&record)?;
     cgroup::remove_tree(&record.cgroup)?;
-    let told = poststop(container, &record);
+    poststop(container, &record);
     container.remove()?;
     drop(lock);
-    told
+    Ok(())
 }
 
 /// Ends whatever lives of the container, and waits for it.
@@ -63,10 +63,16 @@ pub fn end(record: &Record) -> Result<(), Error> {
     cgroup::kill_tree(&record.cgroup)
 }
 
-/// The specification: a failing poststop hook is reported, but stops nothing.
-fn poststop(container: &Container, record: &Record) -> Result<(), Error> {
-    let spec = container.spec()?;
-    let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststop().clone()).unwrap_or_default();
+/// The specification: of a failing poststop hook a warning is logged, and all goes on as if it had succeeded.
+fn poststop(container: &Container, record: &Record) {
+    let warn = |error: Error| tracing::warn!("{error}");
+    let hooks = container.spec().map(|spec| spec.hooks().as_ref().and_then(|hooks| hooks.poststop().clone()));
+    let hooks = hooks.unwrap_or_else(|error| {
+        warn(error);
+        None
+    });
     let state = State::of(record, Status::Stopped, 0);
-    hooks.iter().map(|hook| hooks::run("poststop", std::slice::from_ref(hook), &state, None)).fold(Ok(()), Result::and)
+    for hook in hooks.unwrap_or_default() {
+        let _ = hooks::run("poststop", &[hook], &state, None).map_err(warn);
+    }
 }
