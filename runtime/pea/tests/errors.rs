@@ -79,6 +79,14 @@ fn a_broken_configuration_is_refused_with_the_place() {
 }
 
 #[test]
+fn the_machines_own_devices_are_not_made_anew() {
+    let mut bundle = Bundle::idle();
+    bundle.spec["root"]["path"] = json!("/");
+    bundle.spec["mounts"] = json!([]);
+    fails(&bundle, &["root.path", "own root"]);
+}
+
+#[test]
 fn what_is_not_json_is_refused_with_its_line() {
     let bundle = Bundle::idle();
     let mut create = bundle.pea(&["create", &bundle.id]);

@@ -231,6 +231,14 @@ fn run_serves_the_terminal_it_makes() {
 }
 
 #[test]
+fn a_terminal_has_the_size_given_from_the_start() {
+    let mut bundle = Bundle::shell("stty size");
+    bundle.spec["process"]["terminal"] = json!(true);
+    bundle.spec["process"]["consoleSize"] = json!({"height": 11, "width": 22});
+    assert_eq!(bundle.output(), "11 22");
+}
+
+#[test]
 fn kept_containers_stay_until_they_are_deleted() {
     let bundle = Bundle::new(&["true"]);
     testkit::run(&mut bundle.pea(&["run", "--keep", &bundle.id]));

@@ -211,6 +211,9 @@ impl Init {
             sys::close_range(number, number).map_err(|error| Error::io("close a descriptor", error))?;
         }
         let _ = nix::sys::prctl::set_name(c"pea:init");
+        if let (true, Some(size)) = (self.plan.terminal, self.plan.console_size) {
+            sys::tty::set_size(std::io::stdin(), size).map_err(|error| Error::io("set the terminal's size", error))?;
+        }
         *self.launch.borrow_mut() = Some(confine(&self.plan, self.proc.as_fd())?);
         Ok(())
     }

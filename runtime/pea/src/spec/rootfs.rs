@@ -26,6 +26,11 @@ pub fn check(spec: &Spec, bundle: &Path) -> Result<PathBuf, Error> {
         refuse_link(&path, Path::new(name))?;
     }
     if !dev_is_mounted(spec)? {
+        if path == Path::new("/") {
+            let text = "config.json: root.path: / is the machine's own root, and without a mount over /dev its devices \
+                        would be made anew";
+            return Err(Error::spec(text));
+        }
         let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
         for device in devices {
             refuse_link(&path, device.path().parent().unwrap_or(Path::new("/dev")))?;
