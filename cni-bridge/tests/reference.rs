@@ -89,6 +89,7 @@ fn both_lease_from_the_same_files_in_the_same_round() {
 fn results_and_kernel_state_are_alike() {
     let Some(dir) = reference() else { return };
     let picture = |ours: bool| {
+        let dir = dir.clone();
         std::thread::spawn(move || {
             let node = Node::new();
             let pod = Pod::new();
