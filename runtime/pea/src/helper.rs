@@ -31,12 +31,7 @@ pub struct Kept {
 /// Forks and does `work` in the child. The result is what `work` returns: the pid the caller asked for.
 pub fn spawn(mut kept: Kept, work: impl FnOnce(Kept) -> Result<i32, Error>) -> Result<Pending, Error> {
     single_threaded()?;
-    for number in 3..3 + kept.preserve as RawFd {
-        if !sys::is_open(number) {
-            let text = format!("cannot preserve {} descriptors: {number} is not open", kept.preserve);
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
-        }
-    }
+    all_open(kept.preserve)?;
     let (read, mut write) =
         pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|error| Error::io("make a pipe", error))?;
     let caller = std::process::id() as i32;
@@ -71,6 +66,17 @@ fn single_threaded() -> Result<(), Error> {
                 "only a single-threaded process may create a container or execute in one; this one has {count} threads"
             ),
         )),
+    }
+}
+
+/// Checks that there are so many descriptors after 2. What comes after them has a number that fits, then.
+fn all_open(count: u32) -> Result<(), Error> {
+    match (3..).take(count as usize).find(|number| !sys::is_open(*number)) {
+        None => Ok(()),
+        Some(number) => {
+            let text = format!("cannot preserve {count} descriptors: {number} is not open");
+            Err(Error::new(ErrorKind::InvalidArgument, text))
+        }
     }
 }
 

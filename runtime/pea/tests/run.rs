@@ -118,8 +118,11 @@ fn nothing_of_the_callers_is_inherited_but_what_was_asked_for() {
 #[test]
 fn descriptors_to_preserve_must_be_there() {
     let bundle = Bundle::new(&["true"]);
-    let done = testkit::attempt(&mut bundle.pea(&["run", "--preserve-fds", "40", &bundle.id]));
-    assert!(stderr(&done).contains("is not open"), "{}", stderr(&done));
+    for count in ["40", "2147483647", "4294967295"] {
+        let done = testkit::attempt(&mut bundle.pea(&["run", "--preserve-fds", count, &bundle.id]));
+        assert_eq!(done.status.code(), Some(1));
+        assert!(stderr(&done).contains("is not open"), "{}", stderr(&done));
+    }
     bundle.assert_nothing_left();
 }
 
