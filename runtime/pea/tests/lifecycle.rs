@@ -105,6 +105,18 @@ fn list_names_every_container_and_its_state() {
 }
 
 #[test]
+fn a_damaged_container_does_not_hide_the_others() {
+    let bundle = Bundle::running();
+    let broken = bundle.state_root().join("broken");
+    fs::create_dir(&broken).unwrap();
+    fs::write(broken.join("state.json"), "{").unwrap();
+    let done = testkit::attempt(&mut bundle.pea(&["list", "-q"]));
+    assert!(done.status.success());
+    assert_eq!(String::from_utf8_lossy(&done.stdout).trim(), bundle.id);
+    assert!(stderr(&done).contains("warning: container \"broken\""), "{}", stderr(&done));
+}
+
+#[test]
 fn of_many_creations_of_one_id_exactly_one_succeeds() {
     let bundle = Bundle::idle();
     let mut racers: Vec<_> = (0..6)

@@ -115,7 +115,7 @@ fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
         Verb::Exec(arguments) => exec::run(&runtime, *arguments),
         Verb::Features(_) => done(features::run()),
         Verb::Kill(arguments) => done(kill::run(&runtime, &arguments)),
-        Verb::List(arguments) => done(list::run(&runtime, &arguments)),
+        Verb::List(arguments) => done(report::with_warnings(global, || list::run(&runtime, &arguments))),
         Verb::Ps(arguments) => done(ps::run(&runtime, &arguments)),
         Verb::Run(arguments) => run::run(&runtime, global, &arguments),
         Verb::Spec(arguments) => done(spec::run(&arguments)),

@@ -25,7 +25,7 @@ pub fn state(container: &Container) -> Result<State, Error> {
     Ok(State::of(&record, status(container, &record), record.living_init().unwrap_or(0)))
 }
 
-/// All containers under `root`.
+/// All containers under `root` whose state can be read; of others a warning is logged.
 pub fn list(root: &Path) -> Result<Vec<State>, Error> {
     let mut states = Vec::new();
     for id in store::ids(root)? {
@@ -33,7 +33,8 @@ pub fn list(root: &Path) -> Result<Vec<State>, Error> {
             Ok(state) => states.push(state),
             // Deleted since the directory was read.
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            Err(error) => return Err(error),
+            // One that is damaged must not hide the others.
+            Err(error) => tracing::warn!("container \"{id}\": {error}"),
         }
     }
     Ok(states)
