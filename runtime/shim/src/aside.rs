@@ -38,25 +38,32 @@ pub async fn aside(pod: &Pod, work: impl FnOnce() -> Result<(), Error>) -> Resul
         Fork::Parent(pid) => pid,
     };
     drop(write);
-    let child = Killed(pod.reaper.track(pid)?);
+    let mut child = Killed { child: pod.reaper.track(pid)?, ended: false };
     drop(forking);
     let mut text = Vec::new();
     report.read_to_end(&mut text).await.map_err(failed)?;
-    let exit = child.0.exit().await;
-    std::mem::forget(child);
+    let exit = child.child.exit().await;
+    child.ended = true;
     match Error::from_report(&text) {
         Some(outcome) => outcome,
         None => Err(Error::internal(format!("a helper process ended with status {} and left no report", exit.status))),
     }
 }
 
-struct Killed(Child);
+/// A child that does not outlive the one who waits for it.
+struct Killed {
+    child: Child,
+    ended: bool,
+}
 
 impl Drop for Killed {
     fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
         // Not reaped yet, so the number is still its own. Its group, for a hook that hangs must go too.
-        let _ = killpg(Pid::from_raw(self.0.pid), Signal::SIGKILL);
-        let _ = self.0.signal(libc::SIGKILL);
+        let _ = killpg(Pid::from_raw(self.child.pid), Signal::SIGKILL);
+        let _ = self.child.signal(libc::SIGKILL);
     }
 }
 

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use pea_shim::client::{Bootstrap, CreateTask, Error, Shim, Stdio, delete};
 use pea_shim::sandbox::SandboxOptions;
-use support::alive;
 use support::pod::{Pod, binary, process, run, shell};
+use support::{alive, open_files, status_field};
 
 /// An answer within the time a client would call it one.
 async fn soon<T>(what: &str, answer: impl Future<Output = T>) -> T {
@@ -158,6 +158,29 @@ fn a_delete_that_takes_its_time_holds_nobody_up() {
         };
         let (deleted, ()) = tokio::join!(deleting, meanwhile);
         deleted.unwrap();
+        pod.end().await;
+    });
+}
+
+#[test]
+fn containers_that_come_and_go_leave_the_shim_as_it_was() {
+    run(async {
+        let pod = Pod::start().await;
+        let round = async |n: u32| {
+            let name = format!("c{n}");
+            pod.start_container(&name, &["true"], pod.log("c").0).await;
+            pod.finish(&name).await;
+            assert!(pod.create(&format!("f{n}"), &["/no/such/program"], pod.log("f").0).await.is_err());
+        };
+        round(0).await;
+        let files = open_files(pod.shim_pid);
+        for n in 1..=20 {
+            round(n).await;
+        }
+        assert_eq!(open_files(pod.shim_pid), files);
+        assert_eq!(status_field(pod.shim_pid, "Threads"), "1");
+        let children = format!("/proc/{0}/task/{0}/children", pod.shim_pid);
+        support::eventually("no child is left", || fs::read_to_string(&children).unwrap().trim().is_empty());
         pod.end().await;
     });
 }
