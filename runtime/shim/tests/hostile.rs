@@ -5,9 +5,14 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio as Piped};
 use std::time::Duration;
 
-use pea_shim::client::{Bootstrap, CreateTask, Error, Shim, Stdio, delete};
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use containerd_shim_protos::protobuf::Message;
+use pea_shim::client::{Bootstrap, CreateTask, Error, Mount, Shim, Stdio, delete};
 use pea_shim::sandbox::SandboxOptions;
 use support::pod::{Pod, binary, process, run, shell};
 use support::{alive, open_files, status_field};
@@ -181,6 +186,65 @@ fn containers_that_come_and_go_leave_the_shim_as_it_was() {
         assert_eq!(status_field(pod.shim_pid, "Threads"), "1");
         let children = format!("/proc/{0}/task/{0}/children", pod.shim_pid);
         support::eventually("no child is left", || fs::read_to_string(&children).unwrap().trim().is_empty());
+        pod.end().await;
+    });
+}
+
+/// Starts a shim by hand, whose events go to `events`.
+fn start_with_events(bundle: &Path, id: &str, socket_dir: &Path, events: &Path) -> String {
+    let params = BootstrapParams {
+        instance_id: id.to_owned(),
+        namespace: "test".to_owned(),
+        socket_dir: Some(socket_dir.display().to_string()),
+        containerd_ttrpc_address: events.display().to_string(),
+        ..Default::default()
+    };
+    let mut start = Command::new(binary());
+    start.args(["-namespace", "test", "-id", id, "start"]).current_dir(bundle);
+    let mut start = start.stdin(Piped::piped()).stdout(Piped::piped()).spawn().unwrap();
+    start.stdin.take().unwrap().write_all(&params.write_to_bytes().unwrap()).unwrap();
+    let answer = start.wait_with_output().unwrap().stdout;
+    BootstrapResult::parse_from_bytes(&answer).unwrap().address
+}
+
+#[test]
+fn a_shim_at_its_end_takes_nothing_in_and_leaves_its_successor_alone() {
+    run(async {
+        let pod = Pod::start().await;
+        pod.start_container("c", &["true"], Stdio::default()).await;
+        pod.finish("c").await;
+        let dir = testkit::scratch();
+        for part in ["first", "second", "task", "task/rootfs"] {
+            fs::create_dir(dir.path().join(part)).unwrap();
+        }
+        // A containerd that hangs: it accepts and never answers, so the last events keep the shim for a while.
+        let events = dir.path().join("events");
+        let _hung = std::os::unix::net::UnixListener::bind(&events).unwrap();
+        let address = start_with_events(&dir.path().join("first"), "same", dir.path(), &events);
+        let shim = Shim::connect(&address).await.unwrap();
+        let old = shim.connect_task("nobody").await.unwrap().0;
+        let options = SandboxOptions { pea_root: Some(dir.path().join("pea")), ..Default::default() };
+        shim.create_sandbox("same", dir.path(), None, &options).await.unwrap();
+        fs::copy(pod.bundle("c").join("config.json"), dir.path().join("task/config.json")).unwrap();
+        let rootfs = Mount {
+            kind: "bind".into(),
+            source: pod.dir.path().join("busybox").display().to_string(),
+            options: vec!["rbind".into(), "ro".into()],
+        };
+        let (id, bundle) = ("c".to_owned(), dir.path().join("task"));
+        let task = CreateTask { id, bundle, rootfs: vec![rootfs], ..Default::default() };
+        shim.create(&task).await.unwrap();
+        shim.shutdown_sandbox("same").await.unwrap();
+
+        let late = shim.create(&task).await;
+        assert!(matches!(late, Err(Error::FailedPrecondition(_))), "{late:?}");
+        let socket = Path::new(address.strip_prefix("unix://").unwrap());
+        support::eventually("the socket is gone", || !socket.exists());
+        assert!(alive(old), "too late to see anything: the shim is gone already");
+        assert_eq!(start_with_events(&dir.path().join("second"), "same", dir.path(), &events), address);
+        support::eventually("the old shim has ended", || !alive(old));
+        let successor = Shim::connect(&address).await.unwrap();
+        successor.shutdown_sandbox("same").await.unwrap();
         pod.end().await;
     });
 }
