@@ -3,13 +3,14 @@
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-/// Who makes the control groups.
+/// How the control groups are named.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub enum CgroupDriver {
     /// This runtime, by writing to the cgroup file systems; `cgroupsPath` is a path.
     #[default]
     Cgroupfs,
-    /// systemd, asked over D-Bus; `cgroupsPath` is `slice:prefix:name`.
+    /// This runtime too, at the place systemd would give the unit: `cgroupsPath` is `slice:prefix:name`. systemd itself
+    /// is not asked.
     Systemd,
 }
 

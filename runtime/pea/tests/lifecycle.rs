@@ -100,6 +100,7 @@ fn list_names_every_container_and_its_state() {
     assert_eq!(list[0]["id"], json!(bundle.id));
     assert_eq!(list[0]["status"], json!("running"));
     assert_eq!(testkit::output(&mut bundle.pea(&["list", "-q"])), bundle.id);
+    assert_eq!(testkit::output(&mut bundle.pea(&["--rootless", "auto", "list", "-q"])), bundle.id, "as runc's");
     let table = testkit::output(&mut bundle.pea(&["list"]));
     assert!(table.contains("STATUS") && table.contains("running"), "{table}");
 }
