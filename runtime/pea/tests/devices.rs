@@ -114,6 +114,27 @@ fn what_is_allowed_can_be_opened_as_far_as_it_is() {
 }
 
 #[test]
+fn a_container_whose_devices_cannot_be_limited_is_not_made() {
+    if skipped() {
+        return;
+    }
+    if !testkit::attempt(Command::new("sh").args(["-c", "command -v strace"])).status.success() {
+        println!("skipped: there is no strace to have bpf(2) fail");
+        return;
+    }
+    let bundle = bundle(&["true"], json!([{"allow": false, "access": "rwm"}]));
+    let pea = bundle.pea(&["run", &bundle.id]);
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", UNIFIED_ALONE, "sh", "strace", "-f", "-qq", "-o", "/dev/null"]);
+    command.args(["-e", "trace=bpf", "-e", "inject=bpf:error=EPERM"]).arg(pea.get_program()).args(pea.get_args());
+    let done = testkit::attempt(command.current_dir(bundle.path()));
+    assert_eq!(done.status.code(), Some(1));
+    let text = stderr(&done);
+    assert!(text.contains("by a BPF program: operation not permitted") && text.lines().count() == 1, "{text}");
+    bundle.assert_nothing_left();
+}
+
+#[test]
 fn without_rules_a_v1_controller_denies_as_well() {
     if common::unified() || !std::path::Path::new("/sys/fs/cgroup/devices").exists() {
         testkit::skip("this machine has no v1 devices controller");
