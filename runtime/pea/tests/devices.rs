@@ -119,7 +119,7 @@ fn a_container_whose_devices_cannot_be_limited_is_not_made() {
         return;
     }
     if !testkit::attempt(Command::new("sh").args(["-c", "command -v strace"])).status.success() {
-        println!("skipped: there is no strace to have bpf(2) fail");
+        testkit::skip("there is no strace to have bpf(2) fail");
         return;
     }
     let bundle = bundle(&["true"], json!([{"allow": false, "access": "rwm"}]));
