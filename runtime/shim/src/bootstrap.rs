@@ -107,6 +107,10 @@ impl Arguments {
                 if value.is_empty() {
                     return Err(Error::invalid(format!("{flag} is missing")));
                 }
+                // Both become names of directories.
+                if value.contains('/') || value == "." || value == ".." {
+                    return Err(Error::invalid(format!("{flag} {value:?} is no name")));
+                }
             }
         }
         Ok(self)
@@ -241,9 +245,14 @@ mod tests {
 
     #[test]
     fn misuse_is_named() {
-        for (line, complaint) in
-            [("-id web start", "-namespace"), ("-namespace", "needs a value"), ("stop", "stop"), ("-x", "-x")]
-        {
+        for (line, complaint) in [
+            ("-id web start", "-namespace"),
+            ("-namespace", "needs a value"),
+            ("stop", "stop"),
+            ("-x", "-x"),
+            ("-namespace ../../etc -id x start", "../../etc"),
+            ("-namespace n -id .. delete", ".."),
+        ] {
             assert!(parse(line).unwrap_err().to_string().contains(complaint), "{line}");
         }
     }

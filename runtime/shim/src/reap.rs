@@ -12,6 +12,8 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{SignalKind, signal};
@@ -86,9 +88,12 @@ impl Reaper {
 
     /// Takes charge of a child. It has not been reaped (the caller holds a [`Forking`]), so the pid is still its own.
     pub fn track(&self, pid: i32) -> Result<Child, Error> {
-        let pidfd = sys::pidfd_open(pid).map_err(|source| Error::io(format!("open a pidfd of {pid}"), source))?;
-        let pidfd = sys::watch(pidfd, Interest::READABLE)
-            .map_err(|source| Error::io(format!("watch the pidfd of {pid}"), source))?;
+        let watched = sys::pidfd_open(pid).and_then(|pidfd| sys::watch(pidfd, Interest::READABLE));
+        let pidfd = watched.map_err(|source| {
+            // Nobody would ever learn of its end: it must not go on.
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            Error::io(format!("watch process {pid}"), source)
+        })?;
         self.0.children().tracked.insert(pid);
         Ok(Child { pid, pidfd, reaper: self.clone() })
     }

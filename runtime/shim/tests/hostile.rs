@@ -14,7 +14,7 @@ use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
 use pea_shim::client::{Bootstrap, CreateTask, Error, Mount, Shim, Stdio, delete};
 use pea_shim::sandbox::SandboxOptions;
-use support::pod::{Pod, binary, process, run, shell};
+use support::pod::{Pod, binary, exec_to_end, process, run, shell};
 use support::{alive, open_files, status_field};
 
 /// An answer within the time a client would call it one.
@@ -32,10 +32,8 @@ fn a_container_that_floods_its_log_holds_nobody_up() {
         let id = pod.container_id("other");
         for n in 0..10 {
             let name = format!("e{n}");
-            soon("exec", pod.shim.exec(&id, &name, &process(&["true"]), &Stdio::default())).await.unwrap();
-            soon("start", pod.shim.start(&id, Some(&name))).await.unwrap();
-            soon("wait", pod.shim.wait(&id, Some(&name))).await.unwrap();
-            soon("delete", pod.shim.delete(&id, Some(&name))).await.unwrap();
+            let exec = process(&["true"]);
+            assert_eq!(soon("exec", exec_to_end(&pod.shim, &id, &name, &exec, &Stdio::default())).await, 0);
         }
         soon("kill", pod.shim.kill(&pod.container_id("flood"), None, libc::SIGKILL as u32, true)).await.unwrap();
         pod.end().await;

@@ -7,9 +7,10 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use pea_shim::client::{Error, Shim, Stdio, TaskStatus, delete};
 use pea_shim::sandbox::Namespace;
-use support::pod::{Pod, binary, process, run, shell};
+use support::pod::{Pod, binary, exec_to_end, process, run, shell};
 use support::{alive, open_files, status_field};
 
 fn namespace(pid: u32, name: &str) -> String {
@@ -302,8 +303,7 @@ fn how_a_task_ended_is_still_known_when_its_shim_is_gone() {
         let pod = Pod::start().await;
         pod.start_container("c", &["sh", "-c", "exit 17"], Stdio::default()).await;
         pod.shim.wait(&pod.container_id("c"), None).await.unwrap();
-        let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
-        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+        pod.signal_shim(Signal::SIGKILL);
         let exit = delete(&binary(), &pod.bundle("c"), "test", &pod.container_id("c")).unwrap();
         assert_eq!(exit.status, 17);
         let unknown = delete(&binary(), dir.path(), "test", "never-was").unwrap();
@@ -321,10 +321,7 @@ fn what_a_short_lived_process_says_on_its_terminal_is_not_lost() {
         stdio.terminal = true;
         for n in 0..50 {
             let name = format!("e{n}");
-            pod.shim.exec(&id, &name, &process(&["tty"]), &stdio).await.unwrap();
-            pod.shim.start(&id, Some(&name)).await.unwrap();
-            pod.shim.wait(&id, Some(&name)).await.unwrap();
-            pod.shim.delete(&id, Some(&name)).await.unwrap();
+            exec_to_end(&pod.shim, &id, &name, &process(&["tty"]), &stdio).await;
         }
         assert_eq!(records(&log), vec!["stdout F /dev/pts/0"; 50]);
         pod.end().await;
@@ -340,10 +337,8 @@ fn a_hundred_execs_leak_neither_descriptors_nor_threads_nor_zombies() {
         let exec = async |n: u32| {
             let (stdio, _) = pod.log("execs");
             let name = format!("e{n}");
-            pod.shim.exec(&id, &name, &shell(&format!("echo {n}; exit {n}")), &stdio).await.unwrap();
-            pod.shim.start(&id, Some(&name)).await.unwrap();
-            assert_eq!(pod.shim.wait(&id, Some(&name)).await.unwrap().status, n);
-            pod.shim.delete(&id, Some(&name)).await.unwrap();
+            let script = shell(&format!("echo {n}; exit {n}"));
+            assert_eq!(exec_to_end(&pod.shim, &id, &name, &script, &stdio).await, n);
         };
         exec(0).await;
         let files = open_files(pod.shim_pid);
@@ -370,11 +365,7 @@ fn execs_side_by_side_end_each_with_its_own_status() {
         let execs = (0..20u32).map(|n| {
             let (shim, id, name) = (pod.shim.clone(), id.clone(), format!("e{n}"));
             tokio::spawn(async move {
-                shim.exec(&id, &name, &shell(&format!("exit {n}")), &Stdio::default()).await.unwrap();
-                shim.start(&id, Some(&name)).await.unwrap();
-                let status = shim.wait(&id, Some(&name)).await.unwrap().status;
-                shim.delete(&id, Some(&name)).await.unwrap();
-                status
+                exec_to_end(&shim, &id, &name, &shell(&format!("exit {n}")), &Stdio::default()).await
             })
         });
         for (n, exec) in execs.collect::<Vec<_>>().into_iter().enumerate() {
@@ -407,10 +398,8 @@ fn an_orphan_of_a_container_does_not_stay_a_zombie_of_the_shim() {
         let id = pod.container_id("c");
         pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
         // The exec ends before what it has started: the orphan goes to the container's init, a sleep, which never reaps.
-        pod.shim.exec(&id, "e", &shell("sleep 0.1 & exit 0"), &Stdio::default()).await.unwrap();
-        pod.shim.start(&id, Some("e")).await.unwrap();
-        assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 0);
-        pod.shim.delete(&id, Some("e")).await.unwrap();
+        let orphan = shell("sleep 0.1 & exit 0");
+        assert_eq!(exec_to_end(&pod.shim, &id, "e", &orphan, &Stdio::default()).await, 0);
         pod.shim.kill(&id, None, libc::SIGKILL as u32, false).await.unwrap();
         pod.finish("c").await;
         let children = format!("/proc/{0}/task/{0}/children", pod.shim_pid);
@@ -425,8 +414,7 @@ fn a_killed_shim_is_cleared_up_after_from_its_bundle_and_twice() {
         let pod = Pod::with(&[Namespace::Ipc, Namespace::Network, Namespace::Pid, Namespace::Uts]).await;
         let one = pod.start_container("one", &["sleep", "1000"], Stdio::default()).await;
         let two = pod.create("two", &["sleep", "1000"], Stdio::default()).await.unwrap();
-        let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
-        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+        pod.signal_shim(Signal::SIGKILL);
         let lost = pod.shim.wait(&pod.container_id("one"), None).await;
         assert!(matches!(lost, Err(Error::Closed(_))), "{lost:?}");
         for _ in 0..2 {
@@ -456,8 +444,7 @@ fn a_shim_killed_at_any_moment_of_a_create_is_cleared_up_after() {
             let pod = Pod::start().await;
             let create = pod.create("c", &["sleep", "1000"], Stdio::default());
             let _ = tokio::time::timeout(Duration::from_millis(delay), create).await;
-            let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
-            nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+            pod.signal_shim(Signal::SIGKILL);
             delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
             pod.nothing_left();
         }
@@ -486,8 +473,7 @@ fn the_lock_is_not_held_by_a_container_that_waits_for_its_start() {
     run(async {
         let pod = Pod::start().await;
         let waiting = pod.create("c", &["sleep", "1000"], Stdio::default()).await.unwrap();
-        let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
-        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGKILL).unwrap();
+        pod.signal_shim(Signal::SIGKILL);
         support::eventually("the shim has ended", || !alive(pod.shim_pid));
         let lock = fs::File::open(pod.sandbox_bundle().join("shim.lock")).unwrap();
         assert!(lock.try_lock().is_ok(), "process {waiting} still holds the shim's lock");
@@ -498,15 +484,14 @@ fn the_lock_is_not_held_by_a_container_that_waits_for_its_start() {
 fn sigterm_ends_an_idle_shim_and_no_other() {
     run(async {
         let pod = Pod::start().await;
-        let shim = nix::unistd::Pid::from_raw(pod.shim_pid as i32);
-        nix::sys::signal::kill(shim, nix::sys::signal::Signal::SIGTERM).unwrap();
+        pod.signal_shim(Signal::SIGTERM);
         assert!(Shim::connect(&pod.address).await.unwrap().start_sandbox(&pod.id).await.is_ok());
         pod.end().await;
 
         let dir = testkit::scratch();
         let address = pea_shim::client::Bootstrap::start(&binary(), dir.path(), "test", "idle", dir.path()).unwrap();
         let pid = Shim::connect(&address).await.unwrap().connect_task("x").await.unwrap().0;
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
         support::eventually("the idle shim has ended", || !alive(pid));
     });
 }

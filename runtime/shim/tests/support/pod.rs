@@ -3,6 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use pea_shim::client::{Bootstrap, CreateTask, Error, Exit, Mount, Shim, Stdio, delete};
 use pea_shim::sandbox::{Namespace, SandboxOptions};
 use serde_json::{Value, json};
@@ -51,6 +53,10 @@ impl Pod {
         let pid = shim.start_sandbox(&id).await.unwrap().pid;
         let shim_pid = shim.connect_task("nobody").await.unwrap().0;
         Self { dir, id, shim, address, pid, shim_pid, namespaces: namespaces.to_vec() }
+    }
+
+    pub fn signal_shim(&self, signal: Signal) {
+        kill(Pid::from_raw(self.shim_pid as i32), signal).unwrap();
     }
 
     pub fn sandbox_bundle(&self) -> PathBuf {
@@ -174,6 +180,21 @@ impl Drop for Pod {
 
 pub fn binary() -> PathBuf {
     testkit::binary("containerd-shim-pea-v2")
+}
+
+/// Runs a process in a container from its registration to its deletion; how it ended.
+pub async fn exec_to_end(
+    shim: &Shim,
+    id: &str,
+    exec_id: &str,
+    process: &oci_spec::runtime::Process,
+    stdio: &Stdio,
+) -> u32 {
+    shim.exec(id, exec_id, process, stdio).await.unwrap();
+    shim.start(id, Some(exec_id)).await.unwrap();
+    let status = shim.wait(id, Some(exec_id)).await.unwrap().status;
+    shim.delete(id, Some(exec_id)).await.unwrap();
+    status
 }
 
 /// A process to exec: a command line in busybox's shell.
