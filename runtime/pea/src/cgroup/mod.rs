@@ -7,6 +7,7 @@ pub(crate) mod devices;
 mod hierarchy;
 mod kill;
 mod stats;
+pub(crate) mod swap;
 
 use std::fs::{self, File};
 use std::io::{self, Write};

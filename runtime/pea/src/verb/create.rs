@@ -10,6 +10,7 @@ use oci_spec::runtime::Spec;
 
 use crate::cgroup;
 use crate::cgroup::devices::{self, Rules};
+use crate::cgroup::swap;
 use crate::engine;
 use crate::error::{Error, ErrorKind};
 use crate::helper::{self, Kept};
@@ -164,6 +165,7 @@ impl Request {
         })?;
         // The init waits; what it was to make itself it has made.
         devices::enforce(&record.cgroup, &devices)?;
+        swap::enforce(&record.cgroup, spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()))?;
         let ended = || Error::internal(format!("the container's init {pid} ended while the container was created"));
         record.init = Some(Init::of(pid).ok_or_else(ended)?);
         self.container.save(&record, lock)?;
