@@ -129,7 +129,8 @@ fn of_v2(stats: &Stats) -> v2::Metrics {
         throttled_usec: micro(stats.cpu.throttled_time),
         ..Default::default()
     };
-    let pids = v2::PidsStat { current: stats.pids.current, limit: stats.pids.limit.unwrap_or(0), ..Default::default() };
+    let limit = stats.pids.limit.unwrap_or(UNLIMITED);
+    let pids = v2::PidsStat { current: stats.pids.current, limit, ..Default::default() };
     let events =
         v2::MemoryEvents { max: stats.memory.failures, oom_kill: stats.memory.oom_kills, ..Default::default() };
     v2::Metrics {
@@ -196,4 +197,16 @@ fn io_v2(stats: &Stats) -> Vec<v2::IOEntry> {
     add(&stats.blkio.bytes, |device| &mut device.rbytes, |device| &mut device.wbytes);
     add(&stats.blkio.operations, |device| &mut device.rios, |device| &mut device.wios);
     devices.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_limit_is_no_limit_of_nothing() {
+        let metrics = of_v2(&Stats { version: CgroupVersion::V2, ..Stats::default() });
+        assert_eq!(metrics.pids.limit, UNLIMITED);
+        assert_eq!((metrics.memory.usage_limit, metrics.memory.swap_limit), (UNLIMITED, UNLIMITED));
+    }
 }
