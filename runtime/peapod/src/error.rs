@@ -53,6 +53,17 @@ pub enum Error {
         /// What is wrong with it.
         source: serde_json::Error,
     },
+    /// A name on the command line is none: no pod or namespace is called so, and no file may be.
+    #[error("{what}: {reason}")]
+    Name {
+        /// Whose name.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The shim program that was named is not there.
+    #[error("the shim {} is not there: install it, or name another one with --shim", .0.display())]
+    MissingShim(PathBuf),
     /// No shim program was found.
     #[error(
         "containerd-shim-pea-v2 was found neither beside peapod nor in PATH: install it there, or name it with --shim"

@@ -88,9 +88,10 @@ impl Settings {
         Ok(self)
     }
 
-    /// The shim's program; an error when none was found.
+    /// The shim's program; an error when there is none.
     pub fn shim(&self) -> Result<&Path> {
-        self.shim.as_deref().ok_or(Error::NoShim)
+        let shim = self.shim.as_deref().ok_or(Error::NoShim)?;
+        if shim.is_file() { Ok(shim) } else { Err(Error::MissingShim(shim.to_owned())) }
     }
 
     /// The directory of all pods' records.

@@ -15,6 +15,7 @@ mod terminal;
 use clap::{Parser, Subcommand};
 
 use crate::error::{Error, IoContext, Result};
+use crate::manifest;
 use crate::pod::{Key, Places, Record};
 use crate::settings::Settings;
 
@@ -62,16 +63,18 @@ struct Context {
 }
 
 impl Context {
-    /// The pod of that name: `web`, or `shop/web` whatever the namespace.
-    fn places(&self, pod: &str) -> Places {
+    /// The pod of that name: `web`, or `shop/web` whatever the namespace. Names become paths, so they are checked.
+    fn places(&self, pod: &str) -> Result<Places> {
         let (namespace, name) = pod.split_once('/').unwrap_or((&self.namespace, pod));
-        Places::new(&self.settings, Key::new(namespace, name))
+        manifest::check_namespace(namespace).map_err(|reason| Error::Name { what: "namespace", reason })?;
+        manifest::check_name(name).map_err(|reason| Error::Name { what: "pod", reason })?;
+        Ok(Places::new(&self.settings, Key::new(namespace, name)))
     }
 
     /// The pod of that name with its record, and a keeper if it should have one: what every command that looks at a
     /// pod does first.
     fn open(&self, pod: &str) -> Result<(Places, Record)> {
-        let places = self.places(pod);
+        let places = self.places(pod)?;
         let record = Record::load(&places)?;
         // The pod may be removed at this very moment; what is asked of it next will say so.
         let _ = crate::pod::ensure_keeper(&places);
@@ -82,6 +85,7 @@ impl Context {
 impl Cli {
     /// Does what was asked and returns the exit code.
     pub fn run(self) -> Result<u8> {
+        manifest::check_namespace(&self.namespace).map_err(|reason| Error::Name { what: "namespace", reason })?;
         let context = Context { settings: self.settings.resolve()?, namespace: self.namespace };
         match self.verb {
             Verb::Run(verb) => verb.run(&context),

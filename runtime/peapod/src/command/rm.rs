@@ -20,9 +20,12 @@ impl Rm {
     pub(super) fn run(&self, context: &Context) -> Result<Code> {
         let mut errors = Vec::new();
         for pod in &self.pods {
-            let places = context.places(pod);
-            match block_on(pod::remove(&places, self.force)) {
-                Ok(()) => print(format!("pod {} removed\n", places.key))?,
+            let removed = context.places(pod).and_then(|places| {
+                block_on(pod::remove(&places, self.force))?;
+                Ok(places.key)
+            });
+            match removed {
+                Ok(key) => print(format!("pod {key} removed\n"))?,
                 Err(error) => errors.push(error),
             }
         }

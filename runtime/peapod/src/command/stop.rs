@@ -19,7 +19,7 @@ pub struct Stop {
 
 impl Stop {
     pub(super) fn run(&self, context: &Context) -> Result<Code> {
-        let places = context.places(&self.pod);
+        let places = context.places(&self.pod)?;
         block_on(pod::stop(&places, self.time.map(Duration::from_secs)))?;
         print(format!("pod {} stopped\n", places.key))?;
         Ok(None)

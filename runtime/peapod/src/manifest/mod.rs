@@ -27,6 +27,24 @@ pub use pod::{
     Protocol, Resources, RestartPolicy, Security, Volume, VolumeMount, VolumeSource,
 };
 
+/// Checks what somebody calls a pod.
+///
+/// # Errors
+///
+/// What is wrong with the name.
+pub fn check_name(name: &str) -> Result<(), String> {
+    names::subdomain(name)
+}
+
+/// Checks what somebody calls a namespace.
+///
+/// # Errors
+///
+/// What is wrong with the name.
+pub fn check_namespace(name: &str) -> Result<(), String> {
+    names::label(name)
+}
+
 /// Reads the pods of a manifest: YAML, with any number of documents, or JSON. `-` is standard input.
 ///
 /// # Errors
