@@ -119,11 +119,14 @@ fn open(path: &Path, create: bool) -> Result<File> {
 
 /// Whether the file we hold is still the one at `path`: the pod may have been removed while we waited.
 fn still_there(file: &File, path: &Path) -> bool {
-    let identity = |meta: fs::Metadata| (meta.dev(), meta.ino());
     match (file.metadata(), fs::metadata(path)) {
-        (Ok(ours), Ok(theirs)) => identity(ours) == identity(theirs),
+        (Ok(ours), Ok(theirs)) => identity(&ours) == identity(&theirs),
         _ => false,
     }
+}
+
+fn identity(file: &fs::Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
 }
 
 /// Field 22 of /proc/<pid>/stat, see proc_pid_stat(5). The name in field 2 may hold anything, even `)`.
@@ -144,6 +147,32 @@ pub fn signal_keeper(path: &Path, signal: Signal) {
         // It may end before the signal arrives: that is what the signal was for.
         let _ = pidfd_send_signal(pidfd, signal);
     }
+}
+
+/// Kills every other process that shares the hold on the lock at `path`: a plugin that hangs, a command that waits.
+/// Those that only wait for the lock themselves are left alone.
+pub fn kill_holders(path: &Path) {
+    let (Ok(lock), Ok(processes)) = (fs::metadata(path), fs::read_dir("/proc")) else { return };
+    let pids = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for pid in pids.filter_map(Pid::from_raw).filter(|pid| *pid != rustix::process::getpid()) {
+        // Pinned first: what is seen of it afterwards is of the very process that is hit.
+        let Ok(pidfd) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
+        if holds(pid, &lock) {
+            let _ = pidfd_send_signal(pidfd, Signal::KILL);
+        }
+    }
+}
+
+/// Whether a process has a descriptor through which `lock` is held. The kernel lists a lock under the open file that
+/// holds it only, see proc_pid_fdinfo(5).
+fn holds(pid: Pid, lock: &fs::Metadata) -> bool {
+    let process = Path::new("/proc").join(pid.to_string());
+    let Ok(descriptors) = fs::read_dir(process.join("fd")) else { return false };
+    descriptors.flatten().any(|descriptor| {
+        let info = || fs::read_to_string(process.join("fdinfo").join(descriptor.file_name()));
+        fs::metadata(descriptor.path()).is_ok_and(|file| identity(&file) == identity(lock))
+            && info().is_ok_and(|info| info.contains("FLOCK"))
+    })
 }
 
 fn holder(path: &Path) -> Option<Holder> {
@@ -171,6 +200,23 @@ mod tests {
         drop(child.stdin.take());
         child.wait().unwrap();
         PodLock::take(&path, Duration::from_secs(10)).unwrap();
+    }
+
+    #[test]
+    fn who_holds_a_lock_is_killed_and_who_waits_for_it_is_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let lock = PodLock::create(&path).unwrap();
+        let child = |stdin| std::process::Command::new("sleep").arg("600").stdin(stdin).spawn().unwrap();
+        let mut holder = child(lock.share().unwrap());
+        let mut waiter = child(open(&path, false).unwrap().into());
+        drop(lock);
+        kill_holders(&path);
+        assert!(!holder.wait().unwrap().success());
+        PodLock::take(&path, Duration::from_secs(10)).unwrap();
+        assert!(waiter.try_wait().unwrap().is_none(), "it has the file open and does not hold the lock");
+        waiter.kill().unwrap();
+        waiter.wait().unwrap();
     }
 
     #[test]

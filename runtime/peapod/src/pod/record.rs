@@ -88,11 +88,15 @@ impl Record {
         read_json(&places.record())?.ok_or_else(|| Error::NoSuchPod(places.key.clone()))
     }
 
-    /// Changes what is desired. The keeper never writes the record, so this needs no lock.
+    /// Changes what is desired. The keeper never writes the record, so this needs no lock of the pod's; that of the
+    /// registry keeps the name from going over to another pod, whose record would be overwritten.
     pub fn set_desired(&mut self, places: &Places, desired: Desired) -> Result<()> {
+        let _registry = Registry::open(&places.settings)?;
+        if Record::load(places)?.uid != self.uid {
+            return Err(Error::NoSuchPod(places.key.clone()));
+        }
         self.desired = desired;
         write_json(&places.record(), self)
-            .map_err(|error| if error.is_missing_file() { Error::NoSuchPod(places.key.clone()) } else { error })
     }
 }
 

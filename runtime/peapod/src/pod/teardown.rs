@@ -1,6 +1,6 @@
 //! Taking a pod down: gracefully, at once, or what is left of one. From what is on disk, and as often as it is asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pea_shim::client::{Error as ShimError, Exit, Shim, TaskStatus};
@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::driver::ended;
 use super::launch::retire;
-use super::lock::signal_keeper;
+use super::lock::{kill_holders, signal_keeper};
 use super::sandbox::{SHIM_NAMESPACE, answer, netns};
 use super::{Desired, Phase, Places, PodLock, Record, Registry, Role, Sandbox, State, Status, task_id};
 use crate::error::{Error, Result, ShimContext};
@@ -21,6 +21,10 @@ use crate::volume;
 /// How long to wait for whoever drives the pod, and for what it had started: a plugin has 60 s.
 const LOCK_DEADLINE: Duration = Duration::from_secs(90);
 
+/// How long one who removes a pod by force waits for them before killing them: a plugin whose keeper was killed has
+/// nobody else to do it.
+const PATIENCE: Duration = Duration::from_secs(65);
+
 /// How long a container may take to go after SIGKILL. More means that the kernel holds it in a system call.
 const KILL_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -29,7 +33,7 @@ const KILL_DEADLINE: Duration = Duration::from_secs(30);
 pub async fn stop(places: &Places, grace: Option<Duration>) -> Result<()> {
     let mut record = Record::load(places)?;
     record.set_desired(places, Desired::Stopped)?;
-    let _lock = seize(places, Signal::TERM)?;
+    let _lock = seize(places, &record, Signal::TERM)?;
     let mut status = Status::load(places, &record)?;
     let sandbox = status.sandbox.clone();
     let mut errors = Vec::new();
@@ -52,11 +56,12 @@ pub async fn remove(places: &Places, force: bool) -> Result<()> {
         record => record?,
     };
     let status = Status::load(places, &record)?;
-    if !force && record.desired == Desired::Running && !status.phase.is_final() {
+    // Not what is desired counts: a stop may be under way still, or have been cut off.
+    if !force && !status.phase.is_final() {
         return Err(Error::StillRunning(places.key.clone()));
     }
     let signal = if force { Signal::KILL } else { Signal::TERM };
-    let seized = record.set_desired(places, Desired::Stopped).and_then(|()| seize(places, signal));
+    let seized = record.set_desired(places, Desired::Stopped).and_then(|()| seize(places, &record, signal));
     let _lock = match seized {
         // Another rm was faster.
         Err(Error::NoSuchPod(_)) if force => return Ok(()),
@@ -79,12 +84,12 @@ pub async fn erase(places: &Places, record: &Record) -> Result<()> {
 /// Takes the pod out of the hands of whoever drives it: a keeper is sent `signal`, a command is waited for.
 ///
 /// What is desired was written before, so no other keeper is started in between.
-fn seize(places: &Places, signal: Signal) -> Result<PodLock> {
+fn seize(places: &Places, record: &Record, signal: Signal) -> Result<PodLock> {
     let path = places.lock();
     let taken = match PodLock::try_take(&path) {
         Ok(None) => {
             signal_keeper(&path, signal);
-            PodLock::take(&path, LOCK_DEADLINE)
+            wait(&path, signal == Signal::KILL)
         }
         Ok(Some(lock)) => Ok(lock),
         Err(error) => Err(error),
@@ -95,7 +100,22 @@ fn seize(places: &Places, signal: Signal) -> Result<PodLock> {
         error => error,
     })?;
     lock.hold_as(Role::Command)?;
+    // The name may have gone over to another pod while we waited.
+    if Record::load(places)?.uid != record.uid {
+        return Err(Error::NoSuchPod(places.key.clone()));
+    }
     Ok(lock)
+}
+
+/// Waits for the lock at `path`. By force, whoever still holds it when every plugin should be done is killed.
+fn wait(path: &Path, force: bool) -> Result<PodLock> {
+    match PodLock::take(path, if force { PATIENCE } else { LOCK_DEADLINE }) {
+        Err(Error::Busy { .. }) if force => {
+            kill_holders(path);
+            PodLock::take(path, KILL_DEADLINE)
+        }
+        taken => taken,
+    }
 }
 
 /// Takes away everything of the kernel's that a pod has: containers, namespaces, network, cgroups, mounts. All that can
