@@ -123,13 +123,22 @@ fn watch(inotify: &Inotify, dir: &Path, events: AddWatchFlags) -> Result<()> {
     Ok(())
 }
 
+/// How much is printed at a time.
+const CHUNK: usize = 64 * 1024;
+
 /// Prints what there is to read, or the last `tail` lines of it.
 fn show(reader: &mut LogReader, tail: Option<usize>) -> Result<()> {
     let Some(tail) = tail else {
+        let mut some = Vec::new();
         while let Some(text) = reader.entry()? {
-            print(text)?;
+            some.extend_from_slice(&text);
+            // One write for many lines; what is there at the end is shown at once.
+            if some.len() >= CHUNK {
+                print(&some)?;
+                some.clear();
+            }
         }
-        return Ok(());
+        return print(some);
     };
     let mut last: VecDeque<Vec<u8>> = VecDeque::new();
     let mut line = Vec::new();
