@@ -171,6 +171,8 @@ fn init_containers_run_in_order_and_again_until_they_succeed() {
     eventually("the pod's end", || (node.inspect("init")["status"]["phase"] == "Succeeded").then_some(()));
     assert_eq!(node.ok(&["logs", "-c", "main", "init"]), "first second main");
     assert_eq!(node.container("init", "second")["restartCount"], 1);
+    let ready = ["second", "main"].map(|name| node.container("init", name)["ready"].clone());
+    assert_eq!(ready, [true, false], "an init container is ready when it has done its work, the others while they do");
     assert!(node.leases().is_empty(), "a finished pod holds no address");
     node.ok(&["rm", "init"]);
     node.assert_clean();

@@ -9,7 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use super::output::print;
 use super::{Code, Context};
 use crate::error::{Error, Result};
-use crate::pod::{self, ContainerStatus, Ended, Phase, Record, State, Status};
+use crate::pod::{self, ContainerStatus, Ended, Kind, Phase, Record, State, Status};
 
 /// Show a pod with its status, as JSON.
 #[derive(clap::Args, Debug)]
@@ -31,8 +31,8 @@ impl Inspect {
 
 /// The manifest as it was read, with what peapod knows filled in. What Kubernetes has no field for is an annotation.
 fn object(record: Record, status: &Status) -> v1::Pod {
-    let statuses = |list: &[ContainerStatus]| -> Option<Vec<v1::ContainerStatus>> {
-        (!list.is_empty()).then(|| list.iter().map(|container| container_status(&record, container)).collect())
+    let statuses = |kind, list: &[ContainerStatus]| -> Option<Vec<v1::ContainerStatus>> {
+        (!list.is_empty()).then(|| list.iter().map(|container| container_status(&record, kind, container)).collect())
     };
     let pod_status = v1::PodStatus {
         phase: Some(format!("{:?}", status.phase)),
@@ -42,8 +42,8 @@ fn object(record: Record, status: &Status) -> v1::Pod {
         pod_ips: addresses(status),
         start_time: status.started.map(Time),
         conditions: Some(conditions(status)),
-        init_container_statuses: statuses(&status.init),
-        container_statuses: statuses(&status.containers),
+        init_container_statuses: statuses(Kind::Init, &status.init),
+        container_statuses: statuses(Kind::Main, &status.containers),
         ..v1::PodStatus::default()
     };
     let mut pod = record.pod.manifest.clone();
@@ -88,7 +88,7 @@ fn conditions(status: &Status) -> Vec<v1::PodCondition> {
     table.into_iter().map(condition).collect()
 }
 
-fn container_status(record: &Record, container: &ContainerStatus) -> v1::ContainerStatus {
+fn container_status(record: &Record, kind: Kind, container: &ContainerStatus) -> v1::ContainerStatus {
     let id = container.attempt.map(|attempt| {
         // Unique for ever: the pod's uid and the run's own name.
         format!("pea://{}/{}", record.uid, pod::task_id(&container.name, attempt))
@@ -98,7 +98,7 @@ fn container_status(record: &Record, container: &ContainerStatus) -> v1::Contain
         image: container.image.clone(),
         image_id: record.images.get(&container.image).cloned().unwrap_or_default(),
         container_id: id.clone(),
-        ready: container.is_running() || container.succeeded(),
+        ready: container.is_running() || kind == Kind::Init && container.succeeded(),
         started: Some(container.is_running()),
         restart_count: i32::try_from(container.restarts).unwrap_or(i32::MAX),
         state: Some(state(&container.state, id)),

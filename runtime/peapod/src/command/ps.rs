@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn status(phase: Phase, init: Vec<ContainerStatus>, containers: Vec<ContainerStatus>) -> Status {
-        Status { phase, reason: None, message: None, started: None, sandbox: None, addresses: vec![], init, containers }
+        Status { phase, init, containers, ..Status::default() }
     }
 
     #[test]

@@ -95,7 +95,7 @@ pub struct ContainerStatus {
 }
 
 /// The whole pod.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
     /// The phase.
     pub phase: Phase,
@@ -186,14 +186,9 @@ impl Status {
         let pod = &record.pod;
         let waiting = if pod.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
         Status {
-            phase: Phase::Pending,
-            reason: None,
-            message: None,
-            started: None,
-            sandbox: None,
-            addresses: Vec::new(),
             init: pod.init_containers.iter().map(|c| ContainerStatus::new(c, waiting)).collect(),
             containers: pod.containers.iter().map(|c| ContainerStatus::new(c, waiting)).collect(),
+            ..Status::default()
         }
     }
 
@@ -259,16 +254,7 @@ mod tests {
     }
 
     fn pod(init: Vec<ContainerStatus>, containers: Vec<ContainerStatus>) -> Status {
-        Status {
-            phase: Phase::Pending,
-            reason: None,
-            message: None,
-            started: None,
-            sandbox: None,
-            addresses: vec![],
-            init,
-            containers,
-        }
+        Status { init, containers, ..Status::default() }
     }
 
     #[test]
