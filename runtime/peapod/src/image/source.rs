@@ -45,7 +45,11 @@ impl Source {
         } else {
             let refused = |error: io::Error| ImageError::Refused {
                 path: path.to_owned(),
-                reason: format!("it is neither an image directory nor a readable tar archive: {error}"),
+                // The tar reader quotes the block it stumbled over, as it is.
+                reason: format!(
+                    "it is neither an image directory nor a readable tar archive: {}",
+                    error.to_string().lines().next().unwrap_or_default()
+                ),
             };
             let file = seekable(file, scratch).map_err(refused)?;
             let entries = index(&file).map_err(refused)?;
