@@ -257,3 +257,92 @@ fn logs_follow_through_restarts_to_the_end_of_the_pod() {
     node.environment(&mut head);
     assert!(testkit::attempt(&mut head).stderr.is_empty(), "a reader that has had enough is no failure");
 }
+
+#[test]
+fn a_name_that_is_none_is_refused_before_it_becomes_a_path() {
+    let node = Node::new();
+    let manifest = manifest_path("client.yaml");
+    let cases: [&[&str]; 7] = [
+        &["--namespace", "a_b", "run", &manifest],
+        &["--namespace", "../x", "run", &manifest],
+        &["--namespace", "", "ps"],
+        &["rm", "--force", "../../etc"],
+        &["rm", "--force", "shop/a/b"],
+        &["stop", ""],
+        &["logs", "shop/../x"],
+    ];
+    for args in cases {
+        let done = node.attempt(args);
+        let said = stderr(&done);
+        assert_eq!((done.status.code(), said.lines().count()), (Some(1), 1), "{args:?}: {said}");
+        assert!(said.contains("is not a valid name"), "{args:?}: {said}");
+        node.assert_clean();
+    }
+}
+
+#[test]
+fn a_shim_that_is_not_there_is_missed_before_anything_is_made() {
+    let node = Node::new();
+    let done = node.attempt(&["--shim", "/nonexistent/shim", "run", &manifest_path("client.yaml")]);
+    let said = stderr(&done);
+    assert_eq!(done.status.code(), Some(1), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("/nonexistent/shim is not there"), "{said}");
+    node.assert_clean();
+}
+
+#[test]
+fn documents_that_cannot_run_together_are_refused_before_the_first_is_started() {
+    let node = Node::new();
+    let a = pod("a", "", "sleep 60");
+    let path = node.dir("two.yaml");
+    fs::write(&path, format!("{a}---\n{}", a.replace("{name: a}", "{name: a, namespace: shop}"))).unwrap();
+    let done = node.attempt(&["--namespace", "shop", "run", &path.to_string_lossy()]);
+    assert!(stderr(&done).contains("two documents describe pod shop/a"), "{}", stderr(&done));
+    node.assert_clean();
+
+    let host = |name| pod(name, "  hostNetwork: true\n", "sleep 60") + "    ports: [{containerPort: 8080}]\n";
+    let said = refused(&node, &format!("{}---\n{}", host("a"), host("b")));
+    assert!(said.contains("hostPort 8080/TCP is taken by pod a"), "{said}");
+}
+
+#[test]
+fn a_pod_whose_stop_was_cut_off_is_not_removed_by_accident() {
+    let node = Node::new();
+    let text = pod("deaf", "", "trap '' TERM; echo deaf; while :; do sleep 1; done");
+    node.run_text("deaf.yaml", &text.replace("terminationGracePeriodSeconds: 1", "terminationGracePeriodSeconds: 600"));
+    eventually("the trap", || (node.ok(&["logs", "deaf"]) == "deaf").then_some(()));
+    let mut stop = node.command(&["stop", "deaf"]).spawn().unwrap();
+    eventually("the stop's beginning", || {
+        (node.inspect("deaf")["metadata"]["annotations"]["peapod.io/desired"] == "Stopped").then_some(())
+    });
+    stop.kill().unwrap();
+    stop.wait().unwrap();
+
+    let refused = node.attempt(&["rm", "deaf"]);
+    assert!(stderr(&refused).contains("--force"), "{}", stderr(&refused));
+    assert_eq!(node.sh("deaf", "c", "echo alive"), "alive");
+    node.ok(&["stop", "--time", "0", "deaf"]);
+    node.ok(&["rm", "deaf"]);
+    node.assert_clean();
+}
+
+#[test]
+fn a_plugin_is_found_again_where_it_was() {
+    let node = Node::new();
+    let (conf, bin) = (node.dir("net.d"), node.dir("elsewhere"));
+    fs::create_dir(&conf).unwrap();
+    fs::create_dir(&bin).unwrap();
+    fs::copy(testkit::bin_dir().join("cni-bridge"), bin.join("hidden")).unwrap();
+    let leases = node.dir("root/networks");
+    let text = format!(
+        r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{{"type":"hidden","bridge":"br7","isGateway":true,
+        "ipam":{{"type":"host-local","subnet":"10.7.7.0/24","dataDir":"{}"}}}}]}}"#,
+        leases.display()
+    );
+    fs::write(conf.join("10-n.conflist"), text).unwrap();
+    let bin = bin.to_string_lossy().into_owned();
+    let said = node.ok(&["--cni-bin-dir", &bin, "run", &manifest_path("client.yaml")]);
+    assert!(said.contains("10.7.7.2"), "{said}");
+    node.ok(&["rm", "--force", "client"]);
+    node.assert_clean();
+}

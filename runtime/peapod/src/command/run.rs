@@ -23,18 +23,26 @@ impl Run {
                 pod.namespace.clone_from(&context.namespace);
             }
         }
-        let plans = pods.into_iter().map(|pod| self.plan(context, pod)).collect::<Result<Vec<Record>>>()?;
-        plans.into_iter().try_for_each(|record| start(context, &record))?;
+        let mut plans = Vec::new();
+        for pod in pods {
+            plans.push(self.plan(context, pod, &plans)?);
+        }
+        plans.iter().try_for_each(|record| start(context, record))?;
         Ok(None)
     }
 
     /// Everything that can be refused is refused here, for all pods of the file, before the first is made.
-    fn plan(&self, context: &Context, pod: Pod) -> Result<Record> {
+    fn plan(&self, context: &Context, pod: Pod, before: &[Record]) -> Result<Record> {
+        let file = self.file.display().to_string();
         let key = Key::new(&pod.namespace, &pod.name);
         if Places::new(&context.settings, key.clone()).record().exists() {
             return Err(Error::NameTaken(key));
         }
-        let images = pod::check(&context.settings, &pod, &self.file.display().to_string())?;
+        if before.iter().any(|record| record.key() == key) {
+            let reason = format!("two documents describe pod {key}");
+            return Err(Error::Field { file, path: "metadata.name".to_owned(), reason });
+        }
+        let images = pod::check(&context.settings, &pod, before, &file)?;
         Record::new(pod, images)
     }
 }
@@ -56,6 +64,7 @@ fn start(context: &Context, record: &Record) -> Result<()> {
             Err(Error::pod(&key, format!("{message}; peapod logs {key} shows what it printed")))
         }
         Some(Report::Failed { message }) => Err(Error::Undone { key, message }),
+        None if !places.record().exists() => Err(Error::pod(&key, "it was removed before it was up")),
         None => {
             let log = places.keeper_log();
             Err(Error::pod(&key, format!("its keeper ended before the pod was up; see {}", log.display())))

@@ -10,14 +10,14 @@ use crate::manifest::{Pod, Port};
 use crate::settings::Settings;
 use crate::volume;
 
-/// Checks `pod`, which `file` describes, against the node and the pods that run on it. Returns what the record
-/// has to say of its images: the digest of each by its name.
-pub fn check(settings: &Settings, pod: &Pod, file: &str) -> Result<BTreeMap<String, String>> {
+/// Checks `pod`, which `file` describes, against the node, the pods that run on it and those that `file` has `before`
+/// it. Returns what the record has to say of its images: the digest of each by its name.
+pub fn check(settings: &Settings, pod: &Pod, before: &[Record], file: &str) -> Result<BTreeMap<String, String>> {
     settings.shim()?;
     let images = images(settings, pod, file)?;
     volume::check(pod)?;
     check_network(settings, pod)?;
-    check_ports(settings, pod)?;
+    check_ports(settings, pod, before)?;
     Ok(images)
 }
 
@@ -57,13 +57,13 @@ fn check_network(settings: &Settings, pod: &Pod) -> Result<()> {
     Ok(())
 }
 
-/// The node's ports that the pod wants are free among the pods that run.
-fn check_ports(settings: &Settings, pod: &Pod) -> Result<()> {
+/// The node's ports that the pod wants are free among the pods that run or will, `before` it.
+fn check_ports(settings: &Settings, pod: &Pod, before: &[Record]) -> Result<()> {
     let wanted = host_ports(pod);
     if wanted.is_empty() {
         return Ok(());
     }
-    for other in running(settings)? {
+    for other in running(settings)?.into_iter().chain(before.iter().map(|record| record.pod.clone())) {
         for (ours, theirs) in wanted.iter().flat_map(|a| host_ports(&other).into_iter().map(move |b| (a, b))) {
             if clash(ours, &theirs) {
                 let port = ours.host_port.unwrap_or_default();
