@@ -33,7 +33,7 @@ pub enum ErrorKind {
     Permission,
     /// A feature the kernel, the machine or this runtime does not have.
     Unsupported,
-    /// Somebody else held the container's lock until the deadline.
+    /// Somebody else held the container's lock until the deadline, or has processes in its cgroup.
     Busy,
     /// Anything else, with the cause in the text.
     Internal,

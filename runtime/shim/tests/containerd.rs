@@ -4,7 +4,7 @@
 
 mod support;
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Command, Output, Stdio};
 
@@ -188,15 +188,18 @@ fn a_restarted_containerd_finds_its_tasks_again() {
 fn events_come_in_the_order_things_happen() {
     let containerd = Containerd::start();
     let id = containerd.id("events");
-    let mut events = containerd.ctr(&["events"]).stdout(Stdio::piped()).spawn().unwrap();
-    // `ctr events` has no way to say that it listens; a container's creation in another namespace does.
+    let listener = File::create(containerd.dir.path().join("events")).unwrap();
+    let mut events = containerd.ctr(&["events"]).stdout(listener).spawn().unwrap();
+    // `ctr events` has no way to say that it listens; the first container may be over before it does.
     for n in 0..5 {
         testkit::run(&mut containerd.run(&["--rm"], &format!("{id}-{n}"), &["true"]));
     }
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(events.id() as i32), nix::sys::signal::Signal::SIGTERM).unwrap();
-    let mut seen = String::new();
-    events.stdout.take().unwrap().read_to_string(&mut seen).unwrap();
+    let heard = || fs::read_to_string(containerd.dir.path().join("events")).unwrap();
+    let last = format!("/tasks/delete {{\"container_id\":\"{id}-4\"");
+    eventually("the last event", || heard().contains(&last));
+    events.kill().unwrap();
     events.wait().unwrap();
+    let seen = heard();
     for n in 1..5 {
         let topics: Vec<&str> = seen
             .lines()

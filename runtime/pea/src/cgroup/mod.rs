@@ -190,7 +190,8 @@ fn remove_dir(dir: &Path, end: Instant) -> Result<(), Error> {
         if error.raw_os_error() != Some(libc::EBUSY) || !members.is_empty() || Instant::now() >= end {
             let text =
                 format!("remove cgroup {}: {} (processes: {members:?})", dir.display(), crate::error::reason(&error));
-            return Err(Error::new(ErrorKind::InvalidState, text));
+            let kind = if members.is_empty() { ErrorKind::Internal } else { ErrorKind::Busy };
+            return Err(Error::new(kind, text));
         }
         // Empty, yet busy: its last process is on its way through the kernel's exit, for which v1 has no event.
         thread::sleep(Duration::from_millis(2));

@@ -1,7 +1,7 @@
 //! `delete`: nothing of the container remains.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -39,12 +39,25 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
         let text = format!("cannot delete container \"{}\" that is not stopped: {status}", container.id());
         return Err(Error::new(ErrorKind::InvalidState, text));
     }
-    end(&record)?;
-    cgroup::remove_tree(&record.cgroup)?;
+    empty(&record)?;
     poststop(container, &record);
     container.remove()?;
     drop(lock);
     Ok(())
+}
+
+/// Ends what lives of the container and removes its cgroup. An exec that had found the container alive may join the
+/// cgroup after the others were killed; it is killed like them, and as no further exec finds a live container, the
+/// rounds come to an end.
+fn empty(record: &Record) -> Result<(), Error> {
+    let deadline = Instant::now() + END_DEADLINE;
+    loop {
+        end(record)?;
+        match cgroup::remove_tree(&record.cgroup) {
+            Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {}
+            removed => return removed,
+        }
+    }
 }
 
 /// Ends whatever lives of the container, and waits for it.
