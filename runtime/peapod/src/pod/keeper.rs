@@ -15,7 +15,7 @@ use super::driver::{Driver, Outcome, lose};
 use super::report::{Report, Reporter};
 use super::sandbox::bring_up;
 use super::teardown::{erase, take_down};
-use super::{Backoff, Desired, Key, Phase, Places, PodLock, Record, Role, Status};
+use super::{Backoff, Desired, Key, Phase, Places, PodLock, Record, Role, Status, unit};
 use crate::error::{Error, IoContext, Result};
 use crate::settings::Settings;
 
@@ -25,6 +25,7 @@ pub fn keep(settings: &Settings, key: Key, new: bool) -> Result<()> {
     // A session of our own: the terminal that `run` was typed into is none of our business. Refused only to a
     // process group's leader, who has no terminal to lose that way.
     let _ = nix::unistd::setsid();
+    unit::leave();
     let (mut lock, reporter) = take_over(new)?;
     lock.hold_as(Role::Keeper)?;
     let places = Places::new(settings, key);

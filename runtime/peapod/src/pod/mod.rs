@@ -19,6 +19,7 @@ mod sandbox;
 mod spawn;
 mod status;
 mod teardown;
+mod unit;
 
 pub use backoff::{Backoff, Kind, restarts};
 pub use keeper::keep;
