@@ -292,7 +292,8 @@ impl NftSocket {
             let datagram = receive(&self.socket, &batch.doing)?;
             for ack in messages(&datagram).filter_map(Ack::read) {
                 if let Some(errno) = ack.errno {
-                    return Err(Error::Refused { doing: batch.doing, errno, note: ack.note });
+                    let note = advise(errno, ack.note);
+                    return Err(Error::Refused { doing: batch.doing, errno, note });
                 }
                 if ack.sequence == last {
                     return Ok(());
@@ -325,6 +326,14 @@ impl NftSocket {
     }
 }
 
+/// The kernel has no words of its own for a family it was built without.
+fn advise(errno: Errno, note: String) -> String {
+    match errno {
+        Errno::EOPNOTSUPP if note.is_empty() => " (is the kernel built with CONFIG_NF_TABLES_INET?)".into(),
+        _ => note,
+    }
+}
+
 fn comment(table: &[u8]) -> String {
     let Some((_, data)) = attributes(table).find(|(kind, _)| *kind == TABLE_USERDATA) else { return String::new() };
     match data {
@@ -333,5 +342,17 @@ fn comment(table: &[u8]) -> String {
             String::from_utf8_lossy(text).trim_end_matches('\0').to_owned()
         }
         _ => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kernel_without_the_family_is_named_unless_it_spoke_itself() {
+        assert!(advise(Errno::EOPNOTSUPP, String::new()).contains("CONFIG_NF_TABLES_INET"));
+        assert_eq!(advise(Errno::EOPNOTSUPP, ": no".into()), ": no");
+        assert_eq!(advise(Errno::EPERM, String::new()), "");
     }
 }
