@@ -291,7 +291,7 @@ fn a_shim_that_is_not_there_is_missed_before_anything_is_made() {
 }
 
 #[test]
-fn documents_that_cannot_run_together_are_refused_before_the_first_is_started() {
+fn what_cannot_run_here_or_together_is_refused_before_anything_is_started() {
     let node = Node::new();
     let a = pod("a", "", "sleep 60");
     let path = node.dir("two.yaml");
@@ -299,6 +299,10 @@ fn documents_that_cannot_run_together_are_refused_before_the_first_is_started() 
     let done = node.attempt(&["--namespace", "shop", "run", &path.to_string_lossy()]);
     assert!(stderr(&done).contains("two documents describe pod shop/a"), "{}", stderr(&done));
     node.assert_clean();
+
+    let socket = "  volumes:\n  - {name: v, emptyDir: {}}\n  - {name: h, hostPath: {path: /etc, type: Socket}}\n";
+    let said = refused(&node, &pod("a", socket, "true"));
+    assert!(said.contains("refused.yaml: spec.volumes[1].hostPath: /etc is not a socket"), "{said}");
 
     let host = |name| pod(name, "  hostNetwork: true\n", "sleep 60") + "    ports: [{containerPort: 8080}]\n";
     let said = refused(&node, &format!("{}---\n{}", host("a"), host("b")));

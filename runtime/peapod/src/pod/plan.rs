@@ -8,14 +8,14 @@ use crate::error::{Error, Result};
 use crate::image::Store;
 use crate::manifest::{Pod, Port};
 use crate::settings::Settings;
-use crate::volume;
+use crate::volume::{self, VolumeError};
 
 /// Checks `pod`, which `file` describes, against the node, the pods that run on it and those that `file` has `before`
 /// it. Returns what the record has to say of its images: the digest of each by its name.
 pub fn check(settings: &Settings, pod: &Pod, before: &[Record], file: &str) -> Result<BTreeMap<String, String>> {
     settings.shim()?;
     let images = images(settings, pod, file)?;
-    volume::check(pod)?;
+    check_volumes(pod, file)?;
     check_network(settings, pod)?;
     check_ports(settings, pod, before)?;
     Ok(images)
@@ -35,6 +35,21 @@ fn images(settings: &Settings, pod: &Pod, file: &str) -> Result<BTreeMap<String,
         }
     }
     Ok(images)
+}
+
+/// The paths of the node are what the manifest says of them.
+fn check_volumes(pod: &Pod, file: &str) -> Result<()> {
+    volume::check(pod).map_err(|error| match &error {
+        VolumeError::HostPath { volume, path, reason } => {
+            let index = pod.volumes.iter().position(|other| other.name == *volume).unwrap_or_default();
+            Error::Field {
+                file: file.to_owned(),
+                path: format!("spec.volumes[{index}].hostPath"),
+                reason: format!("{} {reason}", path.display()),
+            }
+        }
+        _ => error.into(),
+    })
 }
 
 /// A network whose plugins are all there, and which can lead the node's ports to the pod if that is wanted.
