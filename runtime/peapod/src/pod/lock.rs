@@ -183,6 +183,8 @@ fn holder(path: &Path) -> Option<Holder> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
     use super::*;
 
     #[test]
@@ -214,9 +216,10 @@ mod tests {
         kill_holders(&path);
         assert!(!holder.wait().unwrap().success());
         PodLock::take(&path, Duration::from_secs(10)).unwrap();
-        assert!(waiter.try_wait().unwrap().is_none(), "it has the file open and does not hold the lock");
-        waiter.kill().unwrap();
-        waiter.wait().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(waiter.id().cast_signed()), nix::sys::signal::SIGTERM)
+            .unwrap();
+        let end = waiter.wait().unwrap().signal();
+        assert_eq!(end, Some(nix::libc::SIGTERM), "it has the file open and does not hold the lock");
     }
 
     #[test]
