@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
 use nix::sys::statvfs::statvfs;
@@ -40,6 +40,15 @@ impl Node {
         let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
         let places = table.lines().filter_map(|line| line.split(' ').nth(4));
         places.filter(|place| place.starts_with(&own)).map(str::to_owned).collect()
+    }
+}
+
+/// What a test has mounted hides its directories from their removal.
+impl Drop for Node {
+    fn drop(&mut self) {
+        for place in self.mounts().iter().rev() {
+            let _ = umount2(place.as_str(), MntFlags::MNT_DETACH);
+        }
     }
 }
 
