@@ -68,6 +68,9 @@ impl Containerd {
     /// `ctr run` on busybox's root file system; `flags` go before it.
     pub fn run(&self, flags: &[&str], id: &str, program: &[&str]) -> Command {
         let mut arguments = vec!["run", "--runtime", "io.containerd.pea.v2", "--rootfs", "--env", "PATH=/bin"];
+        // The default is a directory of the machine, where a detached task's FIFOs stay.
+        let fifos = self.dir.path().join("fifo");
+        arguments.extend(["--fifo-dir", fifos.to_str().unwrap()]);
         arguments.extend(flags);
         let rootfs = self.dir.path().join("rootfs");
         arguments.extend([rootfs.to_str().unwrap(), id]);
