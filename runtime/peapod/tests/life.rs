@@ -350,3 +350,27 @@ fn a_plugin_is_found_again_where_it_was() {
     node.ok(&["rm", "--force", "client"]);
     node.assert_clean();
 }
+
+#[test]
+fn a_pod_keeps_the_directories_it_was_made_with() {
+    let node = Node::new();
+    let (root, log) = (node.dir("other/root"), node.dir("other/log"));
+    let flags = ["--root", &root.to_string_lossy(), "--log-dir", &log.to_string_lossy()];
+    let archive = node.dir("busybox.tar").to_string_lossy().into_owned();
+    node.ok(&[&flags[..], &["image", "load", &archive]].concat());
+    node.ok(&[&flags[..], &["run", &manifest_path("web.yaml")]].concat());
+
+    // Commands without the flags, and a keeper that one of them starts.
+    let server = Pid::from_raw(node.pid_of("web", "httpd -f"));
+    assert_eq!(kill_all(&node, "keep"), 1);
+    kill(server, Signal::SIGKILL).unwrap();
+    eventually("the server's restart", || (node.container("web", "server")["restartCount"] == 1).then_some(()));
+    assert_eq!(node.ok(&["logs", "-c", "writer", "web"]), "page written");
+    assert_eq!(node.leases(), Vec::<String>::new(), "the lease is under the other root");
+    node.ok(&["rm", "--force", "web"]);
+    node.assert_clean();
+    let left = |name: &str| fs::read_dir(node.dir(name)).map_or(0, Iterator::count);
+    assert_eq!((left("other/root/pods"), left("other/log")), (0, 0));
+    let leases = fs::read_dir(root.join("networks/peapod")).unwrap().map(|file| file.unwrap().file_name());
+    assert_eq!(leases.filter(|name| name.to_string_lossy().starts_with("10.")).count(), 0);
+}

@@ -68,7 +68,7 @@ impl Context {
         let (namespace, name) = pod.split_once('/').unwrap_or((&self.namespace, pod));
         manifest::check_namespace(namespace).map_err(|reason| Error::Name { what: "namespace", reason })?;
         manifest::check_name(name).map_err(|reason| Error::Name { what: "pod", reason })?;
-        Ok(Places::new(&self.settings, Key::new(namespace, name)))
+        Places::new(&self.settings, Key::new(namespace, name))
     }
 
     /// The pod of that name with its record, and a keeper if it should have one: what every command that looks at a

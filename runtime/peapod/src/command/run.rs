@@ -35,7 +35,7 @@ impl Run {
     fn plan(&self, context: &Context, pod: Pod, before: &[Record]) -> Result<Record> {
         let file = self.file.display().to_string();
         let key = Key::new(&pod.namespace, &pod.name);
-        if Places::new(&context.settings, key.clone()).record().exists() {
+        if Places::new(&context.settings, key.clone())?.record().exists() {
             return Err(Error::NameTaken(key));
         }
         if before.iter().any(|record| record.key() == key) {

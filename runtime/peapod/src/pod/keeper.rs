@@ -28,7 +28,7 @@ pub fn keep(settings: &Settings, key: Key, new: bool) -> Result<()> {
     unit::leave();
     let (mut lock, reporter) = take_over(new)?;
     lock.hold_as(Role::Keeper)?;
-    let places = Places::new(settings, key);
+    let places = Places::new(settings, key)?;
     // Read after our note is in the lock file: a `stop` that came before is seen here, one that comes later sees us.
     let record = Record::load(&places)?;
     if record.desired == Desired::Stopped {

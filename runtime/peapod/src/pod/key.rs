@@ -3,8 +3,13 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::error::Result;
+use crate::files::read_json;
 use crate::settings::Settings;
 use crate::volume::PodPaths;
+
+/// The settings a pod was made with, in its directory.
+pub const SETTINGS: &str = "settings.json";
 
 /// A pod's name within its namespace. On disk it is `<namespace>_<name>`: neither part may hold an
 /// underscore (RFC 1123), so the pair reads back in one way only.
@@ -59,7 +64,7 @@ impl fmt::Display for Key {
 /// what outlives the pod's directory under the state goes by the uid.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// The global settings.
+    /// The settings the pod was made with.
     pub settings: Settings,
     /// The pod's name.
     pub key: Key,
@@ -68,10 +73,19 @@ pub struct Places {
 }
 
 impl Places {
-    /// The places of the pod `key`.
-    pub fn new(settings: &Settings, key: Key) -> Places {
+    /// The places of the pod `key`: for a pod that exists, those it was made with, whatever the command says now.
+    /// Otherwise its layers, leases and logs would be looked for, and left, elsewhere.
+    ///
+    /// # Errors
+    /// When the pod's settings cannot be read.
+    pub fn new(settings: &Settings, key: Key) -> Result<Places> {
         let dir = settings.pods().join(key.file_name());
-        Places { settings: settings.clone(), key, dir }
+        let mut made: Settings = read_json(&dir.join(SETTINGS))?.unwrap_or_else(|| settings.clone());
+        // Programs may have moved since, by an upgrade for one.
+        if !made.shim.as_ref().is_some_and(|shim| shim.is_file()) {
+            made.shim.clone_from(&settings.shim);
+        }
+        Ok(Places { settings: made, key, dir })
     }
 
     /// The record: what was asked for.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use super::key::SETTINGS;
 use super::{Key, Places, PodLock};
 use crate::error::{Error, IoContext, Result};
 use crate::files::{make_dir, read_json, remove_tree, write_json};
@@ -62,7 +63,7 @@ impl Record {
     /// The directory is filled under another name and then renamed; renaming onto a pod's directory is refused by
     /// the kernel, so a name is never given twice.
     pub fn create(&self, settings: &Settings, _registry: &Registry) -> Result<(Places, PodLock)> {
-        let places = Places::new(settings, self.key());
+        let places = Places::new(settings, self.key())?;
         let unborn = settings.pods().join(format!("{UNBORN}{}", self.uid));
         let made = self.fill(&unborn, &places);
         if made.is_err() {
@@ -75,6 +76,7 @@ impl Record {
         make_dir(unborn)?;
         let lock = PodLock::create(&unborn.join("lock"))?;
         write_json(&unborn.join("pod.json"), self)?;
+        write_json(&unborn.join(SETTINGS), &places.settings)?;
         match fs::rename(unborn, &places.dir) {
             Err(error) if matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::AlreadyExists) => {
                 Err(Error::NameTaken(self.key()))
@@ -104,7 +106,7 @@ impl Record {
 pub fn list(settings: &Settings) -> Result<Vec<Places>> {
     let mut keys: Vec<Key> = entries(settings)?.iter().filter_map(|name| Key::parse(name)).collect();
     keys.sort();
-    Ok(keys.into_iter().map(|key| Places::new(settings, key)).collect())
+    keys.into_iter().map(|key| Places::new(settings, key)).collect()
 }
 
 /// The right to add a pod to the directory of pods, or to take one away. Held for moments only.
