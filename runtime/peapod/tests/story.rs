@@ -6,9 +6,12 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 
 use common::{Node, eventually, manifest_path, stderr};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -245,6 +248,43 @@ fn host_namespaces_are_the_nodes() {
     assert!(node.leases().is_empty());
     node.ok(&["rm", "--force", "host"]);
     node.assert_clean();
+}
+
+#[test]
+fn mounts_made_later_are_seen_as_far_as_mount_propagation_says() {
+    // The node's mounts are this test's own, and propagate, as systemd has them.
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    let set = |place: &Path, flags| mount(None::<&str>, place, None::<&str>, flags, None::<&str>).unwrap();
+    set(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+    set(Path::new("/"), MsFlags::MS_REC | MsFlags::MS_SHARED);
+    let node = Node::new();
+    let tmpfs = |place: &Path| mount(Some("later"), place, Some("tmpfs"), MsFlags::empty(), None::<&str>).unwrap();
+    for (propagation, down, up) in [("None", "0", 0), ("HostToContainer", "1", 0), ("Bidirectional", "1", 1)] {
+        let volume = node.dir(propagation);
+        fs::create_dir_all(volume.join("node")).unwrap();
+        fs::create_dir_all(volume.join("pod")).unwrap();
+        let name = propagation.to_lowercase();
+        node.run_text(
+            "propagation.yaml",
+            &format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  terminationGracePeriodSeconds: 0\n  \
+                 volumes: [{{name: v, hostPath: {{path: {}}}}}]\n  containers:\n  - name: c\n    image: localhost/busybox\n    \
+                 command: [sleep, '3600']\n    securityContext: {{privileged: true}}\n    \
+                 volumeMounts: [{{name: v, mountPath: /v, mountPropagation: {propagation}}}]\n",
+                volume.display()
+            ),
+        );
+        tmpfs(&volume.join("node"));
+        assert_eq!(node.sh(&name, "c", "grep -c ' /v/node ' /proc/self/mountinfo || true"), down, "{propagation}");
+        node.sh(&name, "c", "mount -t tmpfs later /v/pod");
+        let table = fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+        let seen = table.lines().filter(|line| line.contains(&format!("{} ", volume.join("pod").display()))).count();
+        assert_eq!(seen, up, "{propagation}");
+        node.ok(&["rm", "--force", &name]);
+        for place in ["pod", "node"] {
+            let _ = umount2(&volume.join(place), MntFlags::MNT_DETACH);
+        }
+    }
 }
 
 #[test]

@@ -116,7 +116,7 @@ fn linux(pod: &Pod, container: &Container, facts: &PodFacts, files: &ContainerFi
         .readonly_paths(paths(READ_ONLY))
         .build()?;
     linux.set_devices(privileged.then(|| facts.node.devices.clone()));
-    linux.set_rootfs_propagation(mounts::root_propagation(container).map(str::to_owned));
+    linux.set_rootfs_propagation(Some(mounts::root_propagation(container).to_owned()));
     Ok(linux)
 }
 

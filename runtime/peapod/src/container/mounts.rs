@@ -78,14 +78,15 @@ fn mount<'a>(
     Ok(MountBuilder::default().destination(destination).typ(kind).source(source).options(options).build()?)
 }
 
-/// How the container's root is tied to the node's mounts: as closely as its closest volume.
-pub(super) fn root_propagation(container: &Container) -> Option<&'static str> {
+/// How the container's root is tied to the node's mounts: as closely as its closest volume, and not at all where
+/// none asks for it (left out, it would be a runtime's default, which follows the node's mounts).
+pub(super) fn root_propagation(container: &Container) -> &'static str {
     let has = |wanted: Propagation| container.mounts.iter().any(|mount| mount.propagation == wanted);
     if has(Propagation::Bidirectional) {
-        Some("rshared")
+        "rshared"
     } else if has(Propagation::HostToContainer) {
-        Some("rslave")
+        "rslave"
     } else {
-        None
+        "rprivate"
     }
 }

@@ -351,7 +351,7 @@ fn volumes_come_after_what_they_lie_in() {
     assert_eq!(mount(&spec, "/data/inner")["options"], json!(["rbind", "rprivate", "ro"]));
     assert_eq!(mount(&spec, "/data")["options"], json!(["rbind", "rslave", "rw"]));
     assert_eq!(spec["linux"]["rootfsPropagation"], "rslave");
-    assert_eq!(of(json!({}))["linux"].get("rootfsPropagation"), None);
+    assert_eq!(of(json!({}))["linux"]["rootfsPropagation"], "rprivate");
 }
 
 #[test]
