@@ -25,9 +25,6 @@ pub struct Attachment {
     pub network: Network,
     /// The pod.
     pub request: Request,
-    /// Where the plugins were found then: DEL finds them even when it is told of other directories.
-    #[serde(default)]
-    pub dirs: Vec<PathBuf>,
     /// The last plugin's result; `None` while, or if, ADD did not succeed.
     pub result: Option<Value>,
 }
@@ -80,7 +77,7 @@ fn port_mappings(pod: &Pod) -> Vec<Value> {
 impl Attachment {
     /// An attachment that is still to be made.
     pub fn new(network: Network, request: Request) -> Attachment {
-        Attachment { network, request, dirs: Vec::new(), result: None }
+        Attachment { network, request, result: None }
     }
 
     /// The attachment written to `path`, if any.
@@ -93,7 +90,6 @@ impl Attachment {
     /// that is not there is noticed before the first one runs.
     pub async fn add(&mut self, path: &Path, dirs: &[PathBuf], netns: &Path) -> Result<Vec<IpAddr>> {
         self.network.check_plugins(dirs)?;
-        self.dirs = dirs.to_vec();
         write_json(path, self)?;
         let mut previous = None;
         for plugin in &self.network.list.plugins {
@@ -121,11 +117,10 @@ impl Attachment {
     pub async fn remove(&self, path: &Path, dirs: &[PathBuf], netns: Option<&Path>) -> Result<()> {
         // Only since 0.4.0 is DEL told the result.
         let told = self.network.list.version >= Version::V0_4_0;
-        let dirs: Vec<PathBuf> = dirs.iter().chain(&self.dirs).cloned().collect();
         let mut errors = Vec::new();
         for plugin in self.network.list.plugins.iter().rev() {
             let previous = self.result.clone().filter(|_| told);
-            errors.extend(self.run("DEL", plugin, netns, previous).run(&dirs).await.err());
+            errors.extend(self.run("DEL", plugin, netns, previous).run(dirs).await.err());
         }
         match errors.len() {
             0 => remove_file(path),
