@@ -31,25 +31,16 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
 
 /// Removes the file at `path`, if there is one.
 pub fn remove_file(path: &Path) -> Result<()> {
-    gone(fs::remove_file(path)).context("removing", path)
-}
-
-/// Removes the tree at `path`, if there is one.
-pub fn remove_tree(path: &Path) -> Result<()> {
-    gone(fs::remove_dir_all(path)).context("removing", path)
+    match fs::remove_file(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        removed => removed.context("removing", path),
+    }
 }
 
 /// Makes the directory `path` and those above it, for root alone.
 pub fn make_dir(path: &Path) -> Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     fs::DirBuilder::new().recursive(true).mode(0o700).create(path).context("making the directory", path)
-}
-
-fn gone(result: std::io::Result<()>) -> std::io::Result<()> {
-    match result {
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        other => other,
-    }
 }
 
 #[cfg(test)]
@@ -74,6 +65,6 @@ mod tests {
     fn removing_what_is_not_there_succeeds() {
         let dir = tempfile::tempdir().unwrap();
         remove_file(&dir.path().join("a")).unwrap();
-        remove_tree(&dir.path().join("b")).unwrap();
+        crate::volume::remove_tree(&dir.path().join("b")).unwrap();
     }
 }

@@ -10,6 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use common::{Node, eventually, manifest_path, stderr};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -373,4 +374,23 @@ fn a_pod_keeps_the_directories_it_was_made_with() {
     assert_eq!((left("other/root/pods"), left("other/log")), (0, 0));
     let leases = fs::read_dir(root.join("networks/peapod")).unwrap().map(|file| file.unwrap().file_name());
     assert_eq!(leases.filter(|name| name.to_string_lossy().starts_with("10.")).count(), 0);
+}
+
+#[test]
+fn what_somebody_mounted_into_a_pods_directory_is_not_emptied_with_it() {
+    let node = Node::new();
+    node.run("client.yaml");
+    let uid = node.inspect("client")["metadata"]["uid"].as_str().unwrap().to_owned();
+    let (mine, stray) = (node.dir("mine"), node.dir("root/pods").join(uid).join("stray"));
+    for dir in [&mine, &stray] {
+        fs::create_dir(dir).unwrap();
+    }
+    fs::write(mine.join("file"), "precious").unwrap();
+    mount(Some(&mine), &stray, None::<&str>, MsFlags::MS_BIND, None::<&str>).unwrap();
+    let refused = node.attempt(&["rm", "--force", "client"]);
+    assert_eq!(fs::read_to_string(mine.join("file")).unwrap_or_default(), "precious");
+    umount2(&stray, MntFlags::empty()).unwrap();
+    assert!(!refused.status.success() && stderr(&refused).contains("stray"), "{}", stderr(&refused));
+    node.ok(&["rm", "--force", "client"]);
+    node.assert_clean();
 }

@@ -10,7 +10,7 @@ use super::sandbox::answer;
 use super::{Places, Record, Sandbox, cgroup, task_id};
 use crate::container::{Node, PodFacts, rootfs, spec};
 use crate::error::{Error, Result};
-use crate::files::{make_dir, remove_file, remove_tree, write_json};
+use crate::files::{make_dir, remove_file, write_json};
 use crate::image::Store;
 use crate::manifest::Container;
 use crate::volume::{self, ContainerFiles};
@@ -129,7 +129,7 @@ pub async fn retire(places: &Places, record: &Record, shim: &Shim, container: &s
         Err(source) => return Err(Error::Shim { doing: format!("removing container {container}"), source }),
     }
     volume::remove_container(&places.volumes(&record.uid), container, attempt)?;
-    remove_tree(&places.container(container, attempt))
+    Ok(volume::remove_tree(&places.container(container, attempt))?)
 }
 
 fn volumes(places: &Places, record: &Record) -> Result<BTreeMap<String, PathBuf>> {

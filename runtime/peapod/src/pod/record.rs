@@ -12,9 +12,10 @@ use serde::{Deserialize, Serialize};
 use super::key::SETTINGS;
 use super::{Key, Places, PodLock};
 use crate::error::{Error, IoContext, Result};
-use crate::files::{make_dir, read_json, remove_tree, write_json};
+use crate::files::{make_dir, read_json, write_json};
 use crate::manifest::Pod;
 use crate::settings::Settings;
+use crate::volume::remove_tree;
 
 /// What the person last asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,7 +135,7 @@ impl Registry {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             renamed => renamed.context("removing", &places.dir)?,
         }
-        remove_tree(&dying)
+        Ok(remove_tree(&dying)?)
     }
 }
 

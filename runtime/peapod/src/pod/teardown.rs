@@ -14,7 +14,6 @@ use super::lock::{kill_holders, signal_keeper};
 use super::sandbox::{SHIM_NAMESPACE, answer, netns};
 use super::{Desired, Phase, Places, PodLock, Record, Registry, Role, Sandbox, State, Status, task_id};
 use crate::error::{Error, Result, ShimContext};
-use crate::files::remove_tree;
 use crate::network::Attachment;
 use crate::volume;
 
@@ -74,10 +73,9 @@ pub async fn remove(places: &Places, force: bool) -> Result<()> {
 /// it would be needed for. Whoever calls this holds the pod's lock.
 pub async fn erase(places: &Places, record: &Record) -> Result<()> {
     let down = take_down(places, record, None).await;
-    let trees = [places.logs(&record.uid), places.data(&record.uid)];
-    let removed = volume::remove(&places.volumes(&record.uid)).map_err(Error::from);
-    let errors = [down, removed].into_iter().chain(trees.iter().map(|tree| remove_tree(tree)));
-    Error::collect(errors.filter_map(Result::err).collect())?;
+    let volumes = volume::remove(&places.volumes(&record.uid)).map_err(Error::from);
+    let logs = volume::remove_tree(&places.logs(&record.uid)).map_err(Error::from);
+    Error::collect([down, volumes, logs].into_iter().filter_map(Result::err).collect())?;
     Registry::open(&places.settings)?.erase(places, &record.uid)
 }
 
@@ -149,7 +147,7 @@ pub async fn take_down(places: &Places, record: &Record, sandbox: Option<&Sandbo
     if errors.is_empty() {
         let containers = places.dir.join("containers");
         let trees = [places.socket(&record.uid), places.bundle(), places.pea(), containers, places.io()];
-        errors.extend(trees.iter().filter_map(|tree| remove_tree(tree).err()));
+        errors.extend(trees.iter().filter_map(|tree| volume::remove_tree(tree).err()).map(Error::from));
     }
     Error::collect(errors)
 }
