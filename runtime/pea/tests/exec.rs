@@ -131,7 +131,8 @@ fn its_terminal_is_the_containers() {
     let words: Vec<_> =
         [pea.get_program()].into_iter().chain(pea.get_args()).map(|word| word.to_str().unwrap()).collect();
     let mut script = Command::new("script");
-    let done = testkit::attempt(script.args(["-qec", &words.join(" "), "/dev/null"]).current_dir(bundle.path()));
+    script.args(["-qec", &words.join(" "), "/dev/null"]).current_dir(bundle.path()).env("SHELL", "/bin/sh");
+    let done = testkit::attempt(&mut script);
     // `script` echoes the end of its own input, before or after.
     assert!(done.status.code() == Some(4) && stdout(&done).contains("/dev/pts/0"), "{done:?}");
 }

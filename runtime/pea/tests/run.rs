@@ -222,7 +222,7 @@ fn run_serves_the_terminal_it_makes() {
     let words: Vec<_> =
         [pea.get_program()].into_iter().chain(pea.get_args()).map(|word| word.to_str().unwrap()).collect();
     let mut script = std::process::Command::new("script");
-    script.args(["-qec", &words.join(" "), "/dev/null"]).current_dir(bundle.path());
+    script.args(["-qec", &words.join(" "), "/dev/null"]).current_dir(bundle.path()).env("SHELL", "/bin/sh");
     let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script");
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"hello\n").unwrap();
     let done = child.wait_with_output().unwrap();
@@ -230,6 +230,27 @@ fn run_serves_the_terminal_it_makes() {
     assert_eq!(done.status.code(), Some(6), "{text}");
     assert!(text.contains("/dev/pts/0") || text.contains("/dev/console"), "{text}");
     assert!(text.contains("got hello"), "{text}");
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn run_in_the_background_of_a_terminal_stops_until_it_is_fetched_to_the_front() {
+    let mut bundle = Bundle::shell("read line; echo \"got $line\"; exit 6");
+    bundle.spec["process"]["terminal"] = json!(true);
+    let pea = bundle.pea(&["run", &bundle.id]);
+    // Without `timeout`, which ignores the signal that stops it; the whole gets one instead.
+    let words: Vec<_> = pea.get_args().skip(3).map(|word| word.to_str().unwrap()).collect();
+    let stopped = "while kill -0 $! && ! grep -q '^State:.T' /proc/$!/status; do :; done";
+    let jobs = format!("set -m; {} & {stopped}; echo stopped; fg", words.join(" "));
+    let mut script = std::process::Command::new("timeout");
+    script.args(["--signal=KILL", "60", "script", "-qec", &jobs, "/dev/null"]);
+    script.current_dir(bundle.path()).env("SHELL", "/bin/sh");
+    let mut child = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("script");
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), b"hello\n").unwrap();
+    let done = child.wait_with_output().unwrap();
+    let text = stdout(&done);
+    assert_eq!(done.status.code(), Some(6), "{text}");
+    assert!(text.contains("stopped") && text.contains("got hello"), "{text}");
     bundle.assert_nothing_left();
 }
 

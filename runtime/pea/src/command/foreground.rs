@@ -5,7 +5,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl::set_child_subreaper;
-use nix::sys::signal::SigSet;
+use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::terminal::{Console, Terminal};
@@ -22,7 +22,11 @@ pub struct Foreground {
 impl Foreground {
     /// To be called before the process is made: from here on no signal is lost, however early the process ends.
     pub fn begin() -> Result<Self, Error> {
-        let all = SigSet::all();
+        let mut all = SigSet::all();
+        // Job control stays the terminal's: in its background we stop until we are fetched to the front. Blocked, these
+        // two would let us set a terminal raw that somebody else is using, and end our input with an error.
+        all.remove(Signal::SIGTTIN);
+        all.remove(Signal::SIGTTOU);
         all.thread_block().map_err(|error| Error::io("block signals", error))?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
         let signals = SignalFd::with_flags(&all, flags).map_err(|error| Error::io("make a signalfd", error))?;

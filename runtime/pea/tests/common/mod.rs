@@ -64,9 +64,10 @@ impl Bundle {
     pub fn pea(&self, arguments: &[&str]) -> Command {
         let text = serde_json::to_vec(&self.spec).expect("JSON");
         fs::write(self.path().join("config.json"), text).expect("config.json");
-        // Whatever hangs fails its test, and does not stop the others.
+        // Whatever hangs fails its test, and does not stop the others. In the foreground: a terminal's program in a
+        // process group of its own would only be in the background there.
         let mut command = Command::new("timeout");
-        command.args(["--signal=KILL", "60"]).arg(testkit::binary("pea"));
+        command.args(["--foreground", "--signal=KILL", "60"]).arg(testkit::binary("pea"));
         command.arg("--root").arg(self.state_root()).args(arguments).current_dir(self.path());
         command
     }
