@@ -18,6 +18,7 @@ mod helper;
 mod hooks;
 mod options;
 mod pending;
+mod pidfd_socket;
 mod process;
 mod runtime;
 mod socket;

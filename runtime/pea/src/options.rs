@@ -12,6 +12,8 @@ pub enum CgroupDriver {
     /// This runtime too, at the place systemd would give the unit: `cgroupsPath` is `slice:prefix:name`. systemd itself
     /// is not asked.
     Systemd,
+    /// Nobody: the container stays in its caller's cgroup, and nothing is limited or counted.
+    Disabled,
 }
 
 /// How to create a container.
@@ -33,6 +35,17 @@ pub struct CreateOptions {
     pub no_new_keyring: bool,
     /// How many descriptors after 2 the container inherits (3 .. 3 + n).
     pub preserve_fds: u32,
+    /// A listening Unix socket that receives a pidfd of the init before anybody may learn its number.
+    pub pidfd_socket: Option<PathBuf>,
+    /// A configuration to use instead of the bundle's `config.json`.
+    pub config: Option<PathBuf>,
+    /// Variables added to the environment of the container's process, NAME=VALUE.
+    pub env: Vec<String>,
+    /// Give the container a directory for a socket that it tells its readiness to (sd_notify(3)); see
+    /// [`Runtime::notify_socket`](crate::Runtime::notify_socket).
+    pub notify_socket: bool,
+    /// Go on where this process may not make or change cgroups.
+    pub rootless: bool,
 }
 
 /// How to start one more process in a container.
@@ -50,4 +63,6 @@ pub struct ExecOptions {
     pub pid_file: Option<PathBuf>,
     /// How many descriptors after 2 the process inherits (3 .. 3 + n).
     pub preserve_fds: u32,
+    /// A listening Unix socket that receives a pidfd of the process before anybody may learn its number.
+    pub pidfd_socket: Option<PathBuf>,
 }

@@ -7,6 +7,7 @@ use oci_spec::runtime::{Process, Spec};
 use crate::error::Error;
 use crate::options::{CgroupDriver, CreateOptions, ExecOptions};
 use crate::pending::Pending;
+use crate::spec::NOTIFY_SOCKET;
 use crate::state::State;
 use crate::stats::Stats;
 use crate::store::Container;
@@ -79,6 +80,13 @@ impl Runtime {
     /// The `config.json` as it was at create; the bundle may have changed since.
     pub fn spec(&self, id: &str) -> Result<Spec, Error> {
         self.container(id)?.spec()
+    }
+
+    /// Where the socket is to be bound that the container tells its readiness to (sd_notify(3)); `None` if it was
+    /// created without [`CreateOptions::notify_socket`].
+    pub fn notify_socket(&self, id: &str) -> Result<Option<PathBuf>, Error> {
+        let dir = self.container(id)?.notify_dir();
+        Ok(dir.exists().then(|| dir.join(NOTIFY_SOCKET)))
     }
 
     fn container(&self, id: &str) -> Result<Container, Error> {

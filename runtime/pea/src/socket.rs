@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
 /// The directory of `path`, held open, and a short name for the socket in it.
@@ -33,4 +33,10 @@ pub fn connect(path: &Path) -> io::Result<UnixStream> {
 pub fn listen(path: &Path) -> io::Result<UnixListener> {
     let (_dir, short) = short(path)?;
     UnixListener::bind(short)
+}
+
+/// Binds a datagram socket at `path`, which must not exist.
+pub fn bind_datagrams(path: &Path) -> io::Result<UnixDatagram> {
+    let (_dir, short) = short(path)?;
+    UnixDatagram::bind(short)
 }

@@ -1,12 +1,15 @@
 //! The command line, flag for flag as runc's. One file a verb.
 
+mod argv;
 mod create;
 mod delete;
 mod exec;
 mod features;
 mod foreground;
+mod global;
 mod kill;
 mod list;
+mod notify;
 mod ps;
 mod report;
 mod run;
@@ -15,14 +18,17 @@ mod start;
 mod state;
 mod terminal;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
-use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::error::ErrorKind as ClapError;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::error::Error;
-use crate::{CgroupDriver, Runtime};
+use crate::Runtime;
+use crate::error::{Error, ErrorKind};
+
+pub use global::Global;
 
 /// OCI runtime: one bundle in, one container out
 #[derive(Debug, Parser)]
@@ -35,39 +41,6 @@ struct Cli {
     version: bool,
     #[command(subcommand)]
     verb: Option<Verb>,
-}
-
-/// What stands before the verb.
-#[derive(Clone, Debug, Args)]
-pub struct Global {
-    /// Where containers are kept; of this boot only, so on a tmpfs
-    #[arg(long, default_value = "/run/pea")]
-    root: PathBuf,
-    /// Append errors to this file instead of printing them alone
-    #[arg(long)]
-    log: Option<PathBuf>,
-    /// The form of the log
-    #[arg(long, value_enum, default_value_t)]
-    log_format: LogFormat,
-    /// cgroupsPath is slice:prefix:name
-    #[arg(long)]
-    systemd_cgroup: bool,
-    /// Accepted for compatibility: cgroups are wanted in any case
-    #[arg(long, value_parser = ["auto", "false"], default_value = "auto", hide_default_value = true)]
-    rootless: String,
-    /// Accepted for compatibility: there is nothing more to say
-    #[arg(long)]
-    debug: bool,
-}
-
-/// The form of the log.
-#[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum LogFormat {
-    /// key="value" pairs
-    #[default]
-    Text,
-    /// One JSON object a line
-    Json,
 }
 
 #[derive(Debug, Subcommand)]
@@ -87,7 +60,20 @@ enum Verb {
 
 /// Parses the command line, does what it says, and tells how it went.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut command = Cli::command();
+    let words = match words.iter().map(|word| word.to_str().map(str::to_owned)).collect::<Option<Vec<_>>>() {
+        Some(text) => argv::normalise(&command, text).into_iter().map(OsString::from).collect(),
+        None => words,
+    };
+    let parsed = command.try_get_matches_from_mut([OsString::from("pea")].into_iter().chain(words.iter().cloned()));
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
+        Ok(cli) => act(cli),
+        Err(error) => misused(&error, &words),
+    }
+}
+
+fn act(cli: Cli) -> ExitCode {
     let Some(verb) = cli.verb else {
         return match print(&format!("pea version {}\nspec: {}", env!("CARGO_PKG_VERSION"), crate::OCI_VERSION)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -105,12 +91,34 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Help, or what is wrong with the command line: that too is an error engines look for in the log.
+fn misused(error: &clap::Error, words: &[OsString]) -> ExitCode {
+    let text = error.render().to_string();
+    match error.kind() {
+        ClapError::DisplayHelp => {
+            let _ = print(text.trim_end());
+            ExitCode::SUCCESS
+        }
+        ClapError::DisplayHelpOnMissingArgumentOrSubcommand => {
+            let _ = writeln!(io::stderr(), "{}", text.trim_end());
+            ExitCode::FAILURE
+        }
+        _ => {
+            let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
+            let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
+            let message = message.strip_prefix("error: ").unwrap_or(&message);
+            let error = Error::new(ErrorKind::InvalidArgument, format!("incorrect usage: {message}"));
+            report::report(&Global::for_errors(words), &error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
-    let driver = if global.systemd_cgroup { CgroupDriver::Systemd } else { CgroupDriver::Cgroupfs };
-    let runtime = Runtime::new(&global.root, driver);
+    let runtime = Runtime::new(global.root(), global.driver());
     let done = |result: Result<(), Error>| result.map(|()| 0);
     match verb {
-        Verb::Create(arguments) => done(create::run(&runtime, arguments)),
+        Verb::Create(arguments) => done(create::run(&runtime, global, arguments)),
         Verb::Delete(arguments) => done(report::with_warnings(global, || delete::run(&runtime, &arguments))),
         Verb::Exec(arguments) => exec::run(&runtime, *arguments),
         Verb::Features(_) => done(features::run()),

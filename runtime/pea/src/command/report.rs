@@ -9,7 +9,7 @@ use tracing::field::Field;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
-use super::{Global, LogFormat};
+use super::global::{Global, LogFormat};
 use crate::error::Error;
 
 /// One line for people on the standard error, and one in the log for the program that called.

@@ -1,11 +1,15 @@
 //! `pea run`
 
+use std::thread;
+
 use clap::Args;
 
 use super::Global;
 use super::create::Creation;
 use super::foreground::Foreground;
+use super::notify::Notify;
 use super::report::with_warnings;
+use super::start;
 use super::terminal::Console;
 use crate::error::{Error, ErrorKind};
 use crate::{CreateOptions, Runtime};
@@ -21,33 +25,30 @@ pub struct Arguments {
     /// Do not delete it when it has ended
     #[arg(long)]
     keep: bool,
-    /// Do not become the parent of processes the container leaves behind
-    #[arg(long)]
-    no_subreaper: bool,
     /// The container's id
     id: String,
 }
 
 pub fn run(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<u8, Error> {
     match arguments.detach {
-        true => detached(runtime, arguments).map(|()| 0),
+        true => detached(runtime, global, arguments).map(|()| 0),
         false => foreground(runtime, global, arguments),
     }
 }
 
-fn detached(runtime: &Runtime, arguments: &Arguments) -> Result<(), Error> {
+fn detached(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<(), Error> {
     let Arguments { creation, id, .. } = arguments;
     if creation.console_socket.is_none() && creation.terminal()? {
         let text = "cannot allocate tty if pea will detach without setting console socket";
         return Err(Error::new(ErrorKind::InvalidArgument, text));
     }
-    runtime.create(id, &creation.bundle, creation.options())?.finish()?;
+    runtime.create(id, &creation.bundle, creation.options(global))?.finish()?;
     start(runtime, id)
 }
 
 /// A container that does not start is of no use to anybody who asked for `run`.
 fn start(runtime: &Runtime, id: &str) -> Result<(), Error> {
-    runtime.start(id).inspect_err(|_| drop(runtime.delete(id, true)))
+    start::start(runtime, id).inspect_err(|_| drop(runtime.delete(id, true)))
 }
 
 fn foreground(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<u8, Error> {
@@ -58,14 +59,19 @@ fn foreground(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Resu
         false => None,
     };
     let own = console.as_ref().map(|console| console.path().to_owned());
-    let options = CreateOptions { console_socket: own.or(creation.console_socket.clone()), ..creation.options() };
+    let options = CreateOptions { console_socket: own.or(creation.console_socket.clone()), ..creation.options(global) };
     let mut foreground = Foreground::begin()?;
     let pid = runtime.create(id, &creation.bundle, options)?.finish()?;
-    if arguments.no_subreaper {
+    if creation.no_subreaper {
         Foreground::adopt_no_more()?;
     }
     let ended = foreground.attach(pid, console).and_then(|()| {
+        let notify = Notify::listen(runtime, id)?;
         runtime.start(id)?;
+        if let Some(notify) = notify {
+            // Beside the waiting; it ends with us.
+            thread::spawn(move || notify.forward());
+        }
         foreground.wait()
     });
     drop(foreground);

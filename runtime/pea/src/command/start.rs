@@ -2,6 +2,7 @@
 
 use clap::Args;
 
+use super::notify::Notify;
 use crate::Runtime;
 use crate::error::Error;
 
@@ -13,5 +14,12 @@ pub struct Arguments {
 }
 
 pub fn run(runtime: &Runtime, arguments: &Arguments) -> Result<(), Error> {
-    runtime.start(&arguments.id)
+    start(runtime, &arguments.id)
+}
+
+/// Starts it; if somebody wants to know when it is ready, waits until it is.
+pub fn start(runtime: &Runtime, id: &str) -> Result<(), Error> {
+    let notify = Notify::listen(runtime, id)?;
+    runtime.start(id)?;
+    notify.map_or(Ok(()), |notify| notify.forward())
 }

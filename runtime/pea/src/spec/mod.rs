@@ -1,5 +1,6 @@
 //! The bundle's `config.json`: reading it, checking it, and what `spec` writes.
 
+mod amend;
 mod default;
 mod rootfs;
 mod shadow;
@@ -11,6 +12,7 @@ use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+pub use amend::{NOTIFY_SOCKET, add_env, add_notify_socket};
 pub use default::default_spec;
 pub use rootfs::check as check_rootfs;
 pub use shadow::shadow;
@@ -19,12 +21,11 @@ use crate::cgroup::devices::Rules;
 use crate::error::Error;
 use crate::process::capability;
 
-/// Reads the specification of a bundle.
-pub fn load(bundle: &Path) -> Result<Spec, Error> {
-    let path = bundle.join("config.json");
-    let text = fs::read(&path)
+/// Reads the specification in a file.
+pub fn load_file(path: &Path) -> Result<Spec, Error> {
+    let text = fs::read(path)
         .map_err(|error| Error::spec(format!("bundle: read {}: {}", path.display(), crate::error::reason(&error))))?;
-    parse(&text, &path)
+    parse(&text, path)
 }
 
 /// Reads a specification; `path` is for the error's text.

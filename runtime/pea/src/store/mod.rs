@@ -5,6 +5,7 @@
 //! <root>/<id>/config.json   the specification as it was at create
 //! <root>/<id>/lock          who changes the container holds this (flock)
 //! <root>/<id>/engine/       private to the engine
+//! <root>/<id>/notify/       for the socket of sd_notify(3), when there is one
 //! <root>/@<id>.<pid>/       a container directory being prepared; not yet there for anybody
 //! ```
 //!
@@ -68,6 +69,18 @@ impl Container {
     /// Where the engine keeps what only it understands.
     pub fn engine_dir(&self) -> PathBuf {
         self.dir().join("engine")
+    }
+
+    /// Where the socket is that the container tells its readiness to.
+    pub fn notify_dir(&self) -> PathBuf {
+        self.dir().join("notify")
+    }
+
+    /// Makes the directory for that socket, which any user in the container may reach.
+    pub fn make_notify_dir(&self) -> Result<(), Error> {
+        let dir = self.notify_dir();
+        let made = fs::DirBuilder::new().mode(0o755).create(&dir);
+        made.map_err(|error| Error::io(format!("make directory {}", dir.display()), error))
     }
 
     fn staging(&self) -> PathBuf {

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::sched::{CloneFlags, setns};
@@ -16,6 +17,7 @@ use crate::error::{Error, ErrorKind};
 use crate::helper::{self, Kept};
 use crate::options::{CgroupDriver, CreateOptions};
 use crate::pending::Pending;
+use crate::pidfd_socket::PidfdSocket;
 use crate::process::Plan;
 use crate::spec;
 use crate::state::{State, Status};
@@ -40,6 +42,10 @@ pub fn create(
         bundle: bundle.to_owned(),
         console_socket: options.console_socket,
         pid_file: options.pid_file,
+        config: options.config,
+        env: options.env,
+        notify_socket: options.notify_socket,
+        pidfd_socket: options.pidfd_socket,
         no_pivot: options.no_pivot,
         new_keyring: !options.no_new_keyring,
     };
@@ -52,6 +58,10 @@ struct Request {
     bundle: PathBuf,
     console_socket: Option<PathBuf>,
     pid_file: Option<PathBuf>,
+    config: Option<PathBuf>,
+    env: Vec<String>,
+    notify_socket: bool,
+    pidfd_socket: Option<PathBuf>,
     no_pivot: bool,
     new_keyring: bool,
 }
@@ -90,18 +100,23 @@ impl Request {
             Error::new(ErrorKind::InvalidSpec, error.to_string())
         })?;
         let here = env::current_dir().map_err(|error| Error::io("find the working directory", error))?;
-        for path in [&mut self.console_socket, &mut self.pid_file].into_iter().flatten() {
+        let paths = [&mut self.console_socket, &mut self.pid_file, &mut self.config, &mut self.pidfd_socket];
+        for path in paths.into_iter().flatten() {
             *path = here.join(&path);
         }
         Ok(())
     }
 
     fn prepare(&self) -> Result<Prepared, Error> {
-        let path = self.bundle.join("config.json");
+        let path = self.config.clone().unwrap_or_else(|| self.bundle.join("config.json"));
         let text = fs::read(&path).map_err(|error| {
             Error::spec(format!("bundle: read {}: {}", path.display(), crate::error::reason(&error)))
         })?;
-        let spec = spec::parse(&text, &path)?;
+        let mut spec = spec::parse(&text, &path)?;
+        spec::add_env(&mut spec, &self.env);
+        if self.notify_socket {
+            spec::add_notify_socket(&mut spec, &self.container.notify_dir());
+        }
         spec::check(&spec)?;
         let process = spec.process().as_ref().ok_or_else(|| Error::spec("config.json: process: missing"))?;
         let mut plan = Plan::new(process, spec.linux().as_ref())?;
@@ -133,6 +148,10 @@ impl Request {
     fn cgroup(&self, spec: &Spec) -> Result<PathBuf, Error> {
         match self.driver {
             CgroupDriver::Cgroupfs => spec::cgroups_path(spec, self.container.id()),
+            CgroupDriver::Disabled => {
+                let text = "--cgroup-manager disabled: not supported yet";
+                Err(Error::new(ErrorKind::Unsupported, text))
+            }
             CgroupDriver::Systemd => {
                 let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().clone()).unwrap_or_default();
                 cgroup::systemd_path(&given.to_string_lossy(), self.container.id())
@@ -142,6 +161,10 @@ impl Request {
 
     fn build(&self, prepared: Prepared, kept: Kept, lock: &Lock) -> Result<i32, Error> {
         let Prepared { spec, plan, devices, mut record, .. } = prepared;
+        let pidfd_socket = self.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;
+        if self.notify_socket {
+            self.container.make_notify_dir()?;
+        }
         self.surroundings(&plan, &record)?;
         let shadow = spec::shadow(&spec, &devices, &record)?;
         for namespace in &shadow.first {
@@ -169,6 +192,10 @@ impl Request {
         let ended = || Error::internal(format!("the container's init {pid} ended while the container was created"));
         record.init = Some(Init::of(pid).ok_or_else(ended)?);
         self.container.save(&record, lock)?;
+        if let Some(socket) = &pidfd_socket {
+            let pidfd = process::pidfd_open(pid).map_err(|error| Error::io(format!("open process {pid}"), error))?;
+            socket.send(pidfd.as_fd())?;
+        }
         if let Some(pid_file) = &self.pid_file {
             replace(pid_file, pid.to_string().as_bytes())?;
         }
