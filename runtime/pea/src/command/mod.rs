@@ -32,7 +32,7 @@ pub use global::Global;
 
 /// OCI runtime: one bundle in, one container out
 #[derive(Debug, Parser)]
-#[command(name = "pea", disable_version_flag = true, arg_required_else_help = true)]
+#[command(name = "pea", disable_version_flag = true, arg_required_else_help = true, args_override_self = true)]
 struct Cli {
     #[command(flatten)]
     global: Global,
@@ -123,7 +123,9 @@ fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
         Verb::Exec(arguments) => exec::run(&runtime, *arguments),
         Verb::Features(_) => done(features::run()),
         Verb::Kill(arguments) => done(kill::run(&runtime, &arguments)),
-        Verb::List(arguments) => done(report::with_warnings(global, || list::run(&runtime, &arguments))),
+        Verb::List(arguments) => {
+            done(report::with_warnings(global, || list::run(&runtime, &global.root(), &arguments)))
+        }
         Verb::Ps(arguments) => done(ps::run(&runtime, &arguments)),
         Verb::Run(arguments) => run::run(&runtime, global, &arguments),
         Verb::Spec(arguments) => done(spec::run(&arguments)),
@@ -154,4 +156,9 @@ fn print(text: &str) -> Result<(), Error> {
 
 fn json(value: &impl serde::Serialize) -> Result<String, Error> {
     serde_json::to_string_pretty(value).map_err(|error| Error::internal(format!("encode the answer: {error}")))
+}
+
+/// On one line, as runc prints lists.
+fn compact_json(value: &impl serde::Serialize) -> Result<String, Error> {
+    serde_json::to_string(value).map_err(|error| Error::internal(format!("encode the answer: {error}")))
 }

@@ -66,6 +66,31 @@ pub fn default_spec() -> Value {
     })
 }
 
+/// Makes it one that an unprivileged user can run: root in the container is that user, the network and sysfs are the
+/// machine's (a sysfs of its own needs a network namespace of its own), and no cgroup is limited.
+pub fn make_rootless(spec: &mut Value, uid: u32, gid: u32) {
+    let linux = &mut spec["linux"];
+    linux["uidMappings"] = json!([{"containerID": 0, "hostID": uid, "size": 1}]);
+    linux["gidMappings"] = json!([{"containerID": 0, "hostID": gid, "size": 1}]);
+    if let Some(namespaces) = linux["namespaces"].as_array_mut() {
+        namespaces.retain(|namespace| namespace["type"] != "network");
+        namespaces.push(json!({"type": "user"}));
+    }
+    if let Some(linux) = linux.as_object_mut() {
+        linux.remove("resources");
+    }
+    for mount in spec["mounts"].as_array_mut().into_iter().flatten() {
+        if mount["destination"] == "/sys" {
+            let options = ["rbind", "nosuid", "noexec", "nodev", "ro"];
+            *mount = json!({"destination": "/sys", "type": "none", "source": "/sys", "options": options});
+        }
+        // Groups other than the user's own do not exist in there.
+        if let Some(options) = mount["options"].as_array_mut() {
+            options.retain(|option| option != "gid=5");
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

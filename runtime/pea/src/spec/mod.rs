@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use amend::{NOTIFY_SOCKET, add_env, add_notify_socket};
-pub use default::default_spec;
+pub use default::{default_spec, make_rootless};
 pub use rootfs::check as check_rootfs;
 pub use shadow::shadow;
 

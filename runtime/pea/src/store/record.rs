@@ -30,6 +30,13 @@ pub struct Record {
 }
 
 impl Record {
+    /// A stand-in for a record that cannot be read: all that is known is the cgroup.
+    pub fn damaged(id: &str, cgroup: PathBuf) -> Self {
+        let (bundle, rootfs, created) = Default::default();
+        let annotations = HashMap::new();
+        Self { id: id.to_owned(), bundle, rootfs, created, cgroup, annotations, init: None, started: false }
+    }
+
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
         serde_json::to_vec(self).map_err(|error| Error::internal(format!("encode the state: {error}")))
     }

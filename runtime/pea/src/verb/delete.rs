@@ -1,6 +1,7 @@
 //! `delete`: nothing of the container remains.
 
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -31,11 +32,16 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
     };
     let record = match container.record() {
         Err(error) if force && error.kind() == ErrorKind::NotFound => return container.remove(),
+        // Its cgroup can be found all the same.
+        Err(_) if force => {
+            empty(&salvaged(container))?;
+            return container.remove();
+        }
         record => record?,
     };
     let status = query::status(container, &record);
-    // Our own lock is not another's creation.
-    if !matches!(status, Status::Stopped | Status::Creating) && !force {
+    // Our own lock is not another's creation. A created container has done nothing yet, and may go as it came.
+    if !matches!(status, Status::Stopped | Status::Creating | Status::Created) && !force {
         let text = format!("cannot delete container \"{}\" that is not stopped: {status}", container.id());
         return Err(Error::new(ErrorKind::InvalidState, text));
     }
@@ -44,6 +50,19 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
     container.remove()?;
     drop(lock);
     Ok(())
+}
+
+/// What can be known of a container whose record is damaged: where its cgroup is.
+fn salvaged(container: &Container) -> Record {
+    let id = container.id();
+    let cgroup = container.spec().ok().and_then(|spec| {
+        let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()?.to_str().map(str::to_owned));
+        match given.filter(|path| path.split(':').count() == 3) {
+            Some(unit) => cgroup::systemd_path(&unit, id).ok(),
+            None => crate::spec::cgroups_path(&spec, id).ok(),
+        }
+    });
+    Record::damaged(id, cgroup.unwrap_or_else(|| Path::new("/").join(id)))
 }
 
 /// Ends what lives of the container and removes its cgroup. An exec that had found the container alive may join the
