@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use crate::error::Error;
+use crate::stats::CgroupVersion;
 
 /// Where every distribution mounts them.
 const MOUNTPOINT: &str = "/sys/fs/cgroup";
@@ -36,6 +37,11 @@ impl Hierarchy {
         self.mountpoint.join(path.strip_prefix("/").unwrap_or(path))
     }
 
+    /// The directory of its root cgroup.
+    pub fn root(&self) -> &Path {
+        &self.mountpoint
+    }
+
     /// Whether it has that controller (v1).
     pub fn controls(&self, controller: &str) -> bool {
         self.kind == Kind::Controllers && self.name.split(',').any(|each| each == controller)
@@ -53,6 +59,56 @@ impl Hierarchy {
             let (_, controllers, path) = (fields.next()?, fields.next()?, fields.next()?);
             ours(controllers).then(|| PathBuf::from(path))
         })
+    }
+}
+
+/// All hierarchies of a machine, and which of them has which controller.
+#[derive(Clone, Debug)]
+pub struct Layout {
+    all: Vec<Hierarchy>,
+    /// The controllers of the unified hierarchy, by their names there.
+    unified: Vec<String>,
+}
+
+impl Layout {
+    /// That of this machine.
+    pub fn read() -> Result<Self, Error> {
+        let all = all()?;
+        let unified = all.iter().find(|hierarchy| hierarchy.kind == Kind::Unified);
+        // One that cannot be read offers none.
+        let text = unified.and_then(|it| fs::read_to_string(it.root().join("cgroup.controllers")).ok());
+        let unified = text.unwrap_or_default().split_whitespace().map(str::to_owned).collect();
+        Ok(Self { all, unified })
+    }
+
+    /// Every hierarchy.
+    pub fn all(&self) -> &[Hierarchy] {
+        &self.all
+    }
+
+    /// The unified hierarchy, where it is mounted.
+    pub fn unified(&self) -> Option<&Hierarchy> {
+        self.all.iter().find(|hierarchy| hierarchy.kind == Kind::Unified)
+    }
+
+    /// Whether there is nothing but the unified hierarchy.
+    pub fn is_unified_alone(&self) -> bool {
+        matches!(self.all.as_slice(), [only] if only.kind == Kind::Unified)
+    }
+
+    /// The controllers of the unified hierarchy, by their names there.
+    pub fn unified_controllers(&self) -> &[String] {
+        &self.unified
+    }
+
+    /// Where a controller is to be found, and with which interface. Its name is that of v1 (`blkio` for `io`).
+    pub fn home_of(&self, controller: &str) -> Option<(&Hierarchy, CgroupVersion)> {
+        if let Some(hierarchy) = self.all.iter().find(|hierarchy| hierarchy.controls(controller)) {
+            return Some((hierarchy, CgroupVersion::V1));
+        }
+        let name = if controller == "blkio" { "io" } else { controller };
+        let there = self.unified.iter().any(|each| each == name);
+        self.unified().filter(|_| there).map(|hierarchy| (hierarchy, CgroupVersion::V2))
     }
 }
 
@@ -81,6 +137,22 @@ fn at(mountpoint: &Path) -> Option<Hierarchy> {
         _ => return None,
     };
     Some(Hierarchy { mountpoint: mountpoint.to_owned(), name, kind })
+}
+
+#[cfg(test)]
+impl Layout {
+    /// A machine with one hierarchy for each of these v1 controllers under `root`, and, when there is a list of its
+    /// controllers, a unified one.
+    pub fn made_up(root: &Path, v1: &[&str], unified: Option<&[&str]>) -> Self {
+        let hierarchy = |name: &str, kind| Hierarchy {
+            mountpoint: if v1.is_empty() { root.to_owned() } else { root.join(name) },
+            name: name.to_owned(),
+            kind,
+        };
+        let mut all: Vec<_> = v1.iter().map(|name| hierarchy(name, Kind::Controllers)).collect();
+        all.extend(unified.map(|_| hierarchy("unified", Kind::Unified)));
+        Self { all, unified: unified.unwrap_or_default().iter().map(|&name| name.to_owned()).collect() }
+    }
 }
 
 #[cfg(test)]

@@ -3,11 +3,21 @@
 //! A cgroup is named by one absolute path, the same in every hierarchy of the machine. Three layouts are served: one
 //! hierarchy a controller (v1), the same with a unified one beside it (hybrid), and the unified one alone (v2).
 
+#[allow(dead_code)] // until the engine uses it
+mod create;
+#[allow(dead_code)] // until the engine uses it
+mod delegate;
 pub(crate) mod devices;
 mod hierarchy;
 mod kill;
+#[allow(dead_code)] // until the engine uses it
+mod plan;
+#[allow(dead_code)] // until the engine uses it
+mod resources;
 mod stats;
 pub(crate) mod swap;
+#[allow(dead_code)] // until the engine uses it
+mod value;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -16,6 +26,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(crate) use hierarchy::{Hierarchy, Kind, all as hierarchies};
+#[allow(unused_imports)]
+pub(crate) use plan::Plan;
 pub(crate) use stats::read as stats;
 
 use crate::error::{Error, ErrorKind};

@@ -1,6 +1,6 @@
 //! Which devices a container may make and open (`linux.resources.devices`).
 //!
-//! With cgroup v1 the `devices` controller is told the rules by the engine. The unified hierarchy has no such
+//! With cgroup v1 the `devices` controller is told the rules. The unified hierarchy has no such
 //! controller: there a BPF program, made of the same rules, is attached to the container's cgroup. A process that joins
 //! later is bound by it too, and whatever programs the groups above have stay in force.
 
@@ -12,6 +12,7 @@ use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
 
+use super::value::write;
 use super::{Kind as HierarchyKind, hierarchies};
 use crate::error::{Error, ErrorKind, reason};
 use crate::sys::{bpf, process};
@@ -102,6 +103,17 @@ impl Rule {
         }
     }
 
+    /// As a v1 controller reads it (devices.rst).
+    fn line(&self) -> String {
+        let kind = match self.kind {
+            None => 'a',
+            Some(Kind::Block) => 'b',
+            Some(Kind::Character) => 'c',
+        };
+        let number = |number: Option<i32>| number.map_or("*".to_owned(), |number| number.to_string());
+        format!("{kind} {}:{} {}", number(self.major), number(self.minor), self.access)
+    }
+
     fn to_spec(self) -> LinuxDeviceCgroup {
         let mut rule = LinuxDeviceCgroup::default();
         rule.set_allow(self.allow);
@@ -159,10 +171,13 @@ impl Rules {
     }
 }
 
-/// Puts the rules in force for the container's cgroup where no v1 controller does.
+/// Puts the rules in force for the container's cgroup.
 pub(crate) fn enforce(path: &Path, rules: &Rules) -> Result<(), Error> {
     let all = hierarchies()?;
-    if rules.allow_everything() || all.iter().any(|hierarchy| hierarchy.controls("devices")) {
+    if let Some(hierarchy) = all.iter().find(|hierarchy| hierarchy.controls("devices")) {
+        return enforce_v1(&hierarchy.dir(path), rules);
+    }
+    if rules.allow_everything() {
         return Ok(());
     }
     let Some(unified) = all.iter().find(|hierarchy| hierarchy.kind == HierarchyKind::Unified) else {
@@ -176,8 +191,7 @@ pub(crate) fn enforce(path: &Path, rules: &Rules) -> Result<(), Error> {
     let attached = bpf::load_device_program(&program::program(&rules.all()), c"Apache-2.0")
         .and_then(|program| bpf::attach_device_program(program.as_fd(), cgroup.as_fd()));
     match attached {
-        // The kernel opens no device whose node belongs to a user namespace, and takes no such program from there.
-        Err(error) if error.raw_os_error() == Some(libc::EPERM) && inside_user_namespace() => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::EPERM) && unprivileged() => Ok(()),
         Err(error) => {
             let text = format!(
                 "limit the devices of cgroup {} by a BPF program: {} (the kernel must have CONFIG_CGROUP_BPF, and this \
@@ -191,10 +205,29 @@ pub(crate) fn enforce(path: &Path, rules: &Rules) -> Result<(), Error> {
     }
 }
 
-/// Only the machine's own user namespace maps every user to itself.
-fn inside_user_namespace() -> bool {
+/// Tells a v1 controller, rule by rule.
+fn enforce_v1(dir: &Path, rules: &Rules) -> Result<(), Error> {
+    for rule in rules.all() {
+        let file = dir.join(if rule.allow { "devices.allow" } else { "devices.deny" });
+        let line = rule.line();
+        match write(&file, &line) {
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES)) && unprivileged() => {
+                return Ok(());
+            }
+            written => written.map_err(|error| {
+                Error::io(format!("linux.resources.devices: write {line} to {}", file.display()), error)
+            })?,
+        }
+    }
+    Ok(())
+}
+
+/// Whether this process is not the machine's root. The kernel opens no device whose node belongs to a user namespace,
+/// and takes no rules from there: there is nothing to enforce.
+fn unprivileged() -> bool {
+    // Only the machine's own user namespace maps every user to itself.
     let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
-    !map.split_whitespace().eq(["0", "0", "4294967295"])
+    !nix::unistd::geteuid().is_root() || !map.split_whitespace().eq(["0", "0", "4294967295"])
 }
 
 #[cfg(test)]

@@ -1,0 +1,256 @@
+//! The plan of a container's cgroup: where it is, and which file gets which value.
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use super::create;
+use super::delegate;
+use super::devices::{self, Rules};
+use super::hierarchy::{Hierarchy, Kind, Layout};
+use super::resources::{self, Target};
+use super::value::{Value, write_all};
+use super::{is_frozen, pids, remove_tree, systemd_path};
+use crate::error::{Error, ErrorKind};
+use crate::options::CgroupDriver;
+use crate::spec;
+
+/// All that will be done about the container's cgroup. Its steps, in their order: [`prepare`](Self::prepare),
+/// [`place`](Self::place), [`enforce`](Self::enforce).
+#[derive(Clone, Debug)]
+pub struct Plan {
+    path: PathBuf,
+    driver: CgroupDriver,
+    layout: Layout,
+    values: Vec<Value>,
+    devices: Rules,
+    /// The user who is to own the cgroup.
+    owner: Option<u32>,
+    /// Whether the place was left to us: then a container may go without, if it asks for nothing.
+    anywhere: bool,
+}
+
+impl Plan {
+    /// For this specification, on this machine.
+    pub fn new(spec: &Spec, id: &str, driver: CgroupDriver) -> Result<Self, Error> {
+        Self::on(Layout::read()?, spec, id, driver)
+    }
+
+    fn on(layout: Layout, spec: &Spec, id: &str, driver: CgroupDriver) -> Result<Self, Error> {
+        let linux = spec.linux().as_ref();
+        let given = linux.and_then(|linux| linux.cgroups_path().clone()).unwrap_or_default();
+        let anywhere = given.as_os_str().is_empty();
+        let path = match driver {
+            CgroupDriver::Systemd => systemd_path(&given.to_string_lossy(), id)?,
+            CgroupDriver::Cgroupfs => spec::cgroups_path(spec, id)?,
+        };
+        let target = Target { layout: &layout, path: &path, zero_is_a_limit: zero_is_a_limit(spec) };
+        let values = match linux.and_then(|linux| linux.resources().as_ref()) {
+            Some(resources) => resources::values(resources, target)?,
+            None => Vec::new(),
+        };
+        let owner = delegate::owner(spec, &layout);
+        Ok(Self { devices: spec::device_rules(spec)?, path, driver, values, owner, anywhere, layout })
+    }
+
+    /// The cgroup's path, absolute and the same in every hierarchy.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Which of the two manages it.
+    pub fn driver(&self) -> CgroupDriver {
+        self.driver
+    }
+
+    /// Before the clone: makes the cgroup, empty and without limits.
+    ///
+    /// Returns its directory where the init can be cloned into it (`CLONE_INTO_CGROUP`); where it has to be placed
+    /// later, or the kernel refuses to clone into it, [`place`](Self::place) does it. A cgroup in which processes live
+    /// is refused: they would be killed and counted with the container's.
+    pub fn prepare(&self) -> Result<Option<OwnedFd>, Error> {
+        self.check_unused()?;
+        self.make().inspect_err(|_| self.undo())
+    }
+
+    fn make(&self) -> Result<Option<OwnedFd>, Error> {
+        let mut open = None;
+        for hierarchy in self.layout.all() {
+            match create::make(hierarchy, &self.path, &self.enabled_in(hierarchy)) {
+                Ok(made) => open = if self.layout.is_unified_alone() { made } else { None },
+                Err(error) if self.can_do_without(hierarchy, &error) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        // A cpuset must not be empty, and a real-time process not be without its share, when the init joins.
+        write_all(self.values.iter().filter(|value| value.is_for("cpuset") || value.is_for("cpu") && !value.late))?;
+        if let (Some(owner), Some(unified)) = (self.owner, self.layout.unified()) {
+            delegate::hand_over(&unified.dir(&self.path), owner)?;
+        }
+        Ok(open)
+    }
+
+    /// After the clone: makes the init a member in every hierarchy where it is not one yet, and sets the limits.
+    ///
+    /// With v1 this waits for all processors of the machine (about 10 ms); the init can work meanwhile.
+    pub fn place(&self, init: i32) -> Result<(), Error> {
+        let now = create::membership(init)?;
+        for hierarchy in self.layout.all() {
+            if hierarchy.member_of(&now).as_deref() == Some(&self.path) {
+                continue;
+            }
+            match create::join(&hierarchy.dir(&self.path), init) {
+                Err(error) if self.can_do_without(hierarchy, &error) => {}
+                joined => joined?,
+            }
+        }
+        write_all(self.values.iter().filter(|value| !value.late))
+    }
+
+    /// When the container has been set up, and before a hook or its program runs: what would have slowed or hindered
+    /// the set-up, which are the limits of processor time and the device rules.
+    pub fn enforce(&self) -> Result<(), Error> {
+        write_all(self.values.iter().filter(|value| value.late))?;
+        devices::enforce(&self.path, &self.devices)
+    }
+
+    /// Removes what was made, after a failed creation and once its processes have ended. What cannot be removed is
+    /// there for `delete` to report.
+    pub fn undo(&self) {
+        let _ = remove_tree(&self.path);
+    }
+
+    fn check_unused(&self) -> Result<(), Error> {
+        let path = self.path.display();
+        let others = pids(&self.path)?;
+        let text = if !others.is_empty() {
+            format!("is in use by processes {others:?}; a container needs one of its own (linux.cgroupsPath)")
+        } else if is_frozen(&self.path) {
+            "is frozen; nothing could start in it (linux.cgroupsPath)".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::InvalidState, format!("cgroup {path} {text}")))
+    }
+
+    /// Which controllers of the unified hierarchy are enabled for the container: with nothing beside it all there are,
+    /// as statistics are wanted of all; else what values are for.
+    fn enabled_in(&self, hierarchy: &Hierarchy) -> create::Controllers {
+        let dir = hierarchy.dir(&self.path);
+        let needed: Vec<_> = self.values.iter().filter_map(|value| value.needs(&dir)).collect();
+        let wanted = match self.layout.is_unified_alone() {
+            true => self.layout.unified_controllers().to_vec(),
+            false => needed.iter().map(|(controller, _)| (*controller).to_owned()).collect(),
+        };
+        create::Controllers {
+            wanted,
+            needed: needed.into_iter().map(|(controller, key)| (controller.to_owned(), key.to_owned())).collect(),
+        }
+    }
+
+    /// Whether a hierarchy that this process may not write to can be left out: nothing was asked of it, and, where it
+    /// has controllers, the place was not asked for either.
+    fn can_do_without(&self, hierarchy: &Hierarchy, error: &Error) -> bool {
+        let dir = hierarchy.dir(&self.path);
+        let controls = hierarchy.kind == Kind::Controllers || self.layout.is_unified_alone();
+        let asked = self.values.iter().any(|value| value.needs(&dir).is_some());
+        error.kind() == ErrorKind::Permission && !asked && (self.anywhere || !controls)
+    }
+}
+
+/// Since version 1.3 of the specification.
+pub fn zero_is_a_limit(spec: &Spec) -> bool {
+    let minor = spec.version().split('.').nth(1).and_then(|minor| minor.parse().ok());
+    minor.is_some_and(|minor: u32| minor >= 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::resources::testing;
+    use super::*;
+
+    fn plan(layout: Layout, linux: serde_json::Value) -> Result<Plan, Error> {
+        let spec = json!({"ociVersion": "1.2.0", "root": {"path": "rootfs"}, "linux": linux});
+        let spec: Spec = serde_json::from_value(spec).expect("a spec");
+        Plan::on(layout, &spec, "box", CgroupDriver::Cgroupfs)
+    }
+
+    #[test]
+    fn the_place_is_the_one_given_or_the_id() {
+        let path = |linux| plan(testing::v2(), linux).map(|plan| plan.path().display().to_string());
+        assert_eq!(path(json!({})).as_deref(), Ok("/box"));
+        assert_eq!(path(json!({"cgroupsPath": "pods/a"})).as_deref(), Ok("/pods/a"));
+        assert_eq!(path(json!({"cgroupsPath": "/pods/a"})).as_deref(), Ok("/pods/a"));
+        path(json!({"cgroupsPath": "/pods/../.."})).expect_err("leads above the root");
+    }
+
+    #[test]
+    fn with_the_unified_hierarchy_alone_all_its_controllers_are_enabled() {
+        let plan = plan(testing::v2(), json!({"resources": {"memory": {"limit": 4096}}})).expect("a plan");
+        let controllers = plan.enabled_in(&plan.layout.all()[0]);
+        assert_eq!(controllers.wanted, testing::v2().unified_controllers());
+        assert_eq!(controllers.needed, [("memory".to_owned(), "linux.resources.memory.limit".to_owned())]);
+    }
+
+    #[test]
+    fn beside_v1_controllers_only_those_needed_are_enabled() {
+        let hybrid = Layout::made_up(Path::new(""), &["memory"], Some(&["hugetlb", "misc"]));
+        let limits =
+            json!({"resources": {"memory": {"limit": 4096}, "hugepageLimits": [{"pageSize": "2MB", "limit": 1}]}});
+        let plan = plan(hybrid, limits).expect("a plan");
+        assert_eq!(plan.enabled_in(plan.layout.unified().expect("one")).wanted, ["hugetlb"]);
+    }
+
+    #[test]
+    fn no_permission_matters_only_where_something_was_asked_for() {
+        let refused = Error::new(ErrorKind::Permission, "");
+        let can = |linux| {
+            let plan = plan(testing::v1(), linux).expect("a plan");
+            let memory = &plan.layout.all()[3];
+            assert!(memory.controls("memory"));
+            assert!(!plan.can_do_without(memory, &Error::internal("another reason")));
+            plan.can_do_without(memory, &refused)
+        };
+        assert!(can(json!({})));
+        assert!(can(json!({"resources": {"pids": {"limit": 1}}})));
+        assert!(!can(json!({"resources": {"memory": {"limit": 4096}}})));
+        assert!(!can(json!({"cgroupsPath": "/pods/a"})));
+    }
+
+    #[test]
+    fn a_pids_limit_of_zero_depends_on_the_version() {
+        let spec = |version| serde_json::from_value(json!({"ociVersion": version})).expect("a spec");
+        assert!(!zero_is_a_limit(&spec("1.2.1")));
+        assert!(zero_is_a_limit(&spec("1.3.0")));
+    }
+
+    /// On the machine itself, whatever it has.
+    #[test]
+    fn a_cgroup_is_made_joined_limited_and_removed() {
+        if !nix::unistd::geteuid().is_root() {
+            testkit::skip("not root");
+            return;
+        }
+        let spec = json!({"ociVersion": "1.2.0", "linux": {"resources": {"pids": {"limit": 20}}}});
+        let spec: Spec = serde_json::from_value(spec).expect("a spec");
+        let plan = Plan::new(&spec, "pea-unit-test", CgroupDriver::Cgroupfs).expect("a plan");
+        plan.prepare().expect("made");
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().expect("sleep");
+        let pid = child.id() as i32;
+        let limited = plan.place(pid).and_then(|()| plan.enforce());
+        let members = pids(plan.path());
+        let busy = plan.prepare();
+        child.kill().expect("killed");
+        child.wait().expect("reaped");
+        plan.undo();
+        limited.expect("joined and limited");
+        assert_eq!(members, Ok(vec![pid]));
+        assert_eq!(busy.expect_err("in use").kind(), ErrorKind::InvalidState);
+        for hierarchy in plan.layout.all() {
+            assert!(!hierarchy.dir(plan.path()).exists(), "{hierarchy:?}");
+        }
+    }
+}
