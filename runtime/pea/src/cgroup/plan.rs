@@ -43,7 +43,7 @@ impl Plan {
         let anywhere = given.as_os_str().is_empty();
         let path = match driver {
             CgroupDriver::Systemd => systemd_path(&given.to_string_lossy(), id)?,
-            CgroupDriver::Cgroupfs => spec::cgroups_path(spec, id)?,
+            CgroupDriver::Cgroupfs | CgroupDriver::Disabled => spec::cgroups_path(spec, id)?,
         };
         let target = Target { layout: &layout, path: &path, zero_is_a_limit: zero_is_a_limit(spec) };
         let values = match linux.and_then(|linux| linux.resources().as_ref()) {
