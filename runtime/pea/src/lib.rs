@@ -21,6 +21,7 @@ mod pending;
 mod pidfd_socket;
 mod process;
 mod runtime;
+mod seccomp;
 mod socket;
 mod spec;
 mod state;

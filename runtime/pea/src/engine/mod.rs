@@ -13,12 +13,11 @@ use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use libcontainer::container::builder::ContainerBuilder;
-use libcontainer::seccomp::initialize_seccomp;
 use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorSetEnvsError, ExecutorValidationError};
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
-use oci_spec::runtime::{Hook, LinuxSeccomp, Spec};
+use oci_spec::runtime::{Hook, Spec};
 
 use self::listener::Listener;
 use crate::error::{Error, ErrorKind};
@@ -179,14 +178,6 @@ const RESULT_SOCKET: &str = "result.sock";
 
 /// How long `start` waits to hear of it.
 const START_DEADLINE: std::time::Duration = std::time::Duration::from_secs(30);
-
-/// Installs a seccomp filter for the calling process.
-pub fn load_seccomp(seccomp: &LinuxSeccomp) -> Result<(), Error> {
-    match initialize_seccomp(seccomp) {
-        Ok(_) => Ok(()),
-        Err(error) => Err(Error::new(ErrorKind::InvalidSpec, format!("linux.seccomp: {}", engine_error(&error)))),
-    }
-}
 
 /// Our part in the engine's init process, which calls `validate` when the surroundings stand, and `exec` after
 /// the start signal.

@@ -6,15 +6,15 @@ use std::io::Write;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, openat};
+use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat, major, minor, umask};
 use nix::unistd::{Gid, Uid, chdir, execve, fchown, getcwd, setgroups, setresgid, setresuid};
 
 use super::capability::{self, SYS_ADMIN, Sets};
 use super::plan::{Limit, Plan};
 use super::{home, lookup};
-use crate::engine;
 use crate::error::{Error, ErrorKind};
+use crate::seccomp::{Filter, Notice};
 use crate::sys::capability as kernel;
 use crate::sys::process;
 
@@ -59,9 +59,17 @@ pub fn confine(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Launch, Error> {
         env,
         capabilities: plan.capabilities,
         no_new_privileges: plan.no_new_privileges,
-        seccomp: plan.seccomp.clone(),
+        filter: plan.filter.clone(),
+        notice: plan.listener.as_ref().map(|listener| listener.notice(own_pid(proc)?)).transpose()?,
         limits: plan.limits.clone(),
     })
+}
+
+/// This process's number as the runtime's machine counts.
+fn own_pid(proc: BorrowedFd<'_>) -> Result<i32, Error> {
+    let link = readlinkat(proc, "self").map_err(|error| Error::io("read /proc/self", error))?;
+    let pid = link.to_str().and_then(|text| text.parse().ok());
+    pid.ok_or_else(|| Error::internal(format!("/proc/self is {link:?}")))
 }
 
 fn set_personality(init: &mut Init) -> Result<(), Error> {
@@ -181,7 +189,7 @@ fn set_capabilities(init: &mut Init) -> Result<(), Error> {
     let sets = init.plan.capabilities;
     let known =
         |bits: u64| capability::numbers(bits).filter(|number| kernel::exists(*number)).fold(0, |all, n| all | 1 << n);
-    let keep = if init.plan.seccomp.is_some() && !init.plan.no_new_privileges { SYS_ADMIN } else { 0 };
+    let keep = if init.plan.filter.is_some() && !init.plan.no_new_privileges { SYS_ADMIN } else { 0 };
     kernel::set(known(sets.effective) | keep, known(sets.permitted) | keep, known(sets.inheritable))
         .map_err(|error| Error::io("capset", error))?;
     kernel::clear_ambient().map_err(|error| Error::io("clear the ambient set", error))?;
@@ -200,7 +208,8 @@ pub struct Launch {
     env: Vec<CString>,
     capabilities: Sets,
     no_new_privileges: bool,
-    seccomp: Option<oci_spec::runtime::LinuxSeccomp>,
+    filter: Option<Filter>,
+    notice: Option<Notice>,
     limits: Vec<Limit>,
 }
 
@@ -210,16 +219,23 @@ impl Launch {
     /// The filter is the last thing before the program, so it need not allow what the steps above do.
     pub fn run(&self) -> Error {
         let limited = self.limits.iter().try_for_each(Limit::apply);
-        if let Err(error) = limited.and_then(|()| self.filter()) {
+        if let Err(error) = limited.and_then(|()| self.install_filter()) {
             return error;
         }
         let Err(error) = execve(&self.program, &self.args, &self.env);
         execution_error(&self.program, error)
     }
 
-    fn filter(&self) -> Result<(), Error> {
-        let Some(seccomp) = &self.seccomp else { return Ok(()) };
-        engine::load_seccomp(seccomp)?;
+    fn install_filter(&self) -> Result<(), Error> {
+        let Some(filter) = &self.filter else { return Ok(()) };
+        if filter.asks() && self.notice.is_none() {
+            return Err(Error::internal("a bug: the seccomp filter asks, and nobody listens"));
+        }
+        if let (Some(descriptor), Some(notice)) = (filter.load()?, &self.notice) {
+            notice.send(&descriptor)?;
+            // Closed by the execve: the fewer system calls here, the fewer the filter has to allow.
+            std::mem::forget(descriptor);
+        }
         if self.no_new_privileges {
             return Ok(());
         }

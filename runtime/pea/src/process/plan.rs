@@ -4,10 +4,12 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxPersonalityDomain, LinuxSeccomp, LinuxSeccompAction, PosixRlimitType, Process};
+use oci_spec::runtime::{Linux, LinuxPersonalityDomain, LinuxSeccomp, PosixRlimitType, Process};
 
 use super::capability::Sets;
 use crate::error::{Error, ErrorKind, reason};
+use crate::seccomp::{Filter, Listener};
+use crate::state::State;
 use crate::sys::process;
 use crate::sys::tty::Size;
 
@@ -62,7 +64,9 @@ pub struct Plan {
     pub umask: Option<u32>,
     pub capabilities: Sets,
     pub no_new_privileges: bool,
-    pub seccomp: Option<LinuxSeccomp>,
+    pub filter: Option<Filter>,
+    /// Who answers where the filter asks; see [`connect_listener`](Self::connect_listener).
+    pub listener: Option<Listener>,
     pub apparmor: Option<String>,
     pub selinux: Option<String>,
     pub personality: Option<libc::c_ulong>,
@@ -71,12 +75,12 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// The plan for `process` in a container of that specification.
-    pub fn new(process: &Process, linux: Option<&Linux>) -> Result<Self, Error> {
+    /// The plan for `process` in a container of that specification. Compiled filters are kept in the directory
+    /// `filters`, if any.
+    pub fn new(process: &Process, linux: Option<&Linux>, filters: Option<&Path>) -> Result<Self, Error> {
         crate::spec::check_process(process)?;
         let user = process.user();
-        let seccomp = linux.and_then(|linux| linux.seccomp().clone());
-        seccomp.as_ref().map_or(Ok(()), check_seccomp)?;
+        let filter = seccomp(linux).map(|seccomp| Filter::compile(seccomp, filters)).transpose()?;
         Ok(Self {
             args: strings("process.args", process.args().iter().flatten())?,
             env: strings("process.env", process.env().iter().flatten())?,
@@ -90,13 +94,26 @@ impl Plan {
             umask: user.umask(),
             capabilities: Sets::new(process.capabilities().as_ref()),
             no_new_privileges: process.no_new_privileges().unwrap_or(false),
-            seccomp,
+            filter,
+            listener: None,
             apparmor: apparmor(process)?,
             selinux: selinux(process),
             personality: linux.and_then(personality),
             limits: limits(process)?,
             oom_score_adj: process.oom_score_adj(),
         })
+    }
+
+    /// Connects to whom the seccomp filter asks, if it asks anybody; to be done outside of the container.
+    ///
+    /// `state` is the container's as the listener shall see it; a pid of 0 in it stands for the process itself.
+    pub fn connect_listener(&mut self, linux: Option<&Linux>, state: State) -> Result<(), Error> {
+        if let (Some(filter), Some(seccomp)) = (&self.filter, seccomp(linux))
+            && filter.asks()
+        {
+            self.listener = Some(Listener::connect(seccomp, state)?);
+        }
+        Ok(())
     }
 
     /// The value of an environment variable: the last one given counts, as for getenv in most programs.
@@ -140,14 +157,8 @@ fn strings<'a>(what: &str, texts: impl Iterator<Item = &'a String>) -> Result<Ve
     texts.map(convert).collect()
 }
 
-/// A filter that asks somebody else needs a listener, whom the engine does not serve yet.
-fn check_seccomp(seccomp: &LinuxSeccomp) -> Result<(), Error> {
-    let rules = seccomp.syscalls().iter().flatten();
-    if rules.map(|rule| rule.action()).any(|action| action == LinuxSeccompAction::ScmpActNotify) {
-        let text = "config.json: linux.seccomp: SCMP_ACT_NOTIFY is not supported yet";
-        return Err(Error::new(ErrorKind::Unsupported, text));
-    }
-    Ok(())
+fn seccomp(linux: Option<&Linux>) -> Option<&LinuxSeccomp> {
+    linux.and_then(|linux| linux.seccomp().as_ref())
 }
 
 fn apparmor(process: &Process) -> Result<Option<String>, Error> {

@@ -7,6 +7,7 @@
 //! <root>/<id>/engine/       private to the engine
 //! <root>/<id>/notify/       for the socket of sd_notify(3), when there is one
 //! <root>/@<id>.<pid>/       a container directory being prepared; not yet there for anybody
+//! <root>/@seccomp/          compiled seccomp filters, for all containers
 //! ```
 //!
 //! A container exists from the moment its directory, complete with record and specification, is renamed into place.
@@ -81,6 +82,11 @@ impl Container {
         let dir = self.notify_dir();
         let made = fs::DirBuilder::new().mode(0o755).create(&dir);
         made.map_err(|error| Error::io(format!("make directory {}", dir.display()), error))
+    }
+
+    /// Where compiled seccomp filters are kept. No container has a name like this.
+    pub fn filters_dir(&self) -> PathBuf {
+        self.root.join("@seccomp")
     }
 
     fn staging(&self) -> PathBuf {

@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod capability;
 pub mod process;
+pub mod seccomp;
 pub mod tty;
 
 use std::fs::File;

@@ -119,7 +119,7 @@ impl Request {
         }
         spec::check(&spec)?;
         let process = spec.process().as_ref().ok_or_else(|| Error::spec("config.json: process: missing"))?;
-        let mut plan = Plan::new(process, spec.linux().as_ref())?;
+        let mut plan = Plan::new(process, spec.linux().as_ref(), Some(&self.container.filters_dir()))?;
         plan.make_cwd = true;
         self.check_console(plan.terminal)?;
         let devices = spec::device_rules(&spec)?;
@@ -133,6 +133,7 @@ impl Request {
             init: None,
             started: false,
         };
+        plan.connect_listener(spec.linux().as_ref(), State::of(&record, Status::Creating, 0))?;
         Ok(Prepared { spec, text, plan, devices, record })
     }
 

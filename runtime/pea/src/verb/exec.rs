@@ -89,7 +89,9 @@ impl Request {
         let record = self.container.record()?;
         self.check(&record)?;
         let spec = self.container.spec()?;
-        let plan = Plan::new(&self.process, spec.linux().as_ref())?;
+        let linux = spec.linux().as_ref();
+        let mut plan = Plan::new(&self.process, linux, Some(&self.container.filters_dir()))?;
+        plan.connect_listener(linux, query::state(&self.container)?)?;
         let door = self.open(&record, plan.terminal)?;
         let pipes = Pipes { status: pipe()?, pid: pipe()?, go: pipe()? };
         let result = self.launch(&record, &plan, &door, pipes, &kept);
