@@ -37,7 +37,16 @@ install_packages() {
 build_packages=(build-essential libseccomp-dev pkg-config)
 run_packages=(busybox-static curl iproute2)
 
+# Release binaries are static: they run on any distribution, and start without a dynamic linker. Build scripts and macros
+# cannot be, so the target is named, which keeps the flags from them; that gives it a directory of its own.
+binary_dir() { printf '%s/%s/release' "$target" "$(rustc -vV | sed -n 's/^host: //p')"; }
 build_release() {
     say "building release binaries"
-    (cd "$top" && cargo build --release --locked)
+    local libseccomp
+    libseccomp=$(cc -print-file-name=libseccomp.a)
+    (
+        cd "$top"
+        export LIBSECCOMP_LINK_TYPE=static LIBSECCOMP_LIB_PATH=${libseccomp%/*} RUSTFLAGS="-C target-feature=+crt-static"
+        cargo build --release --locked --target "$(rustc -vV | sed -n 's/^host: //p')" "$@"
+    )
 }
