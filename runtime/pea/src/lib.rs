@@ -20,6 +20,7 @@ mod options;
 mod pending;
 mod pidfd_socket;
 mod process;
+pub mod protect;
 mod runtime;
 mod seccomp;
 mod socket;

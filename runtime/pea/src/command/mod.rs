@@ -115,6 +115,10 @@ fn misused(error: &clap::Error, words: &[OsString]) -> ExitCode {
 }
 
 fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
+    // These enter the container, or let it into what they are.
+    if matches!(verb, Verb::Create(_) | Verb::Exec(_) | Verb::Run(_)) {
+        crate::protect::ensure()?;
+    }
     let runtime = Runtime::new(global.root(), global.driver());
     let done = |result: Result<(), Error>| result.map(|()| 0);
     match verb {

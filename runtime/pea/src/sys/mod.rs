@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod capability;
+pub mod image;
 pub mod process;
 pub mod seccomp;
 pub mod tty;

@@ -23,8 +23,7 @@ struct Contestant {
 
 impl Contestant {
     fn parse(argument: &str) -> Result<Self, String> {
-        let (name, command) =
-            argument.split_once('=').ok_or_else(|| format!("{argument:?} is not NAME=COMMAND"))?;
+        let (name, command) = argument.split_once('=').ok_or_else(|| format!("{argument:?} is not NAME=COMMAND"))?;
         let programs: Vec<Vec<String>> =
             command.split(" ; ").map(|program| program.split_whitespace().map(str::to_owned).collect()).collect();
         match programs.iter().any(Vec::is_empty) {

@@ -1,0 +1,85 @@
+//! Keeping this program's own file out of a container's reach.
+//!
+//! While a process of ours is inside a container, before it executes the container's program, `/proc/PID/exe` leads from
+//! in there to our binary on the machine; and a container may have that link executed and written to later. Whoever
+//! overwrites the binary so owns the machine at the next call (the class of CVE-2019-5736). So what enters a container
+//! runs from a file that cannot be written to.
+
+use std::env;
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Seek};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+
+use nix::fcntl::{AtFlags, FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::statvfs::{FsFlags, fstatvfs};
+use nix::unistd::execveat;
+
+use crate::error::Error;
+use crate::sys::image;
+
+const OWN_EXE: &str = "/proc/self/exe";
+
+/// Makes sure that this program runs from a file nobody can write to by `/proc/PID/exe`.
+///
+/// Where it does not yet, the program is executed once more, from the start and with the same arguments: through a
+/// read-only mount of its own file that is attached nowhere, or, where mounting is not permitted, from a sealed copy in
+/// memory. (A copy each time would cost megabytes a call; the mount costs one system call.) To be called while there is
+/// one thread, and before anything was changed.
+///
+/// # Errors
+///
+/// When the file can neither be mounted read-only nor copied.
+pub fn ensure() -> Result<(), Error> {
+    let own = File::open(OWN_EXE).map_err(|error| Error::io(format!("open {OWN_EXE}"), error))?;
+    if is_safe(&own) {
+        return Ok(());
+    }
+    let image = match image::read_only_mount(own.as_fd()) {
+        Ok(mount) => mount,
+        Err(_) => sealed_copy(own).map_err(|error| Error::io("copy the program into memory", error))?,
+    };
+    let error = execute(image.as_fd());
+    Err(Error::io("execute the protected program", error))
+}
+
+/// Whether nobody can open it for writing through a link in /proc.
+fn is_safe(file: &File) -> bool {
+    let read_only = fstatvfs(file).is_ok_and(|about| about.flags().contains(FsFlags::ST_RDONLY));
+    read_only || is_sealed(file)
+}
+
+fn is_sealed(file: &File) -> bool {
+    let seals = fcntl(file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
+    seals.is_ok_and(|seals| seals.contains(SealFlag::F_SEAL_WRITE))
+}
+
+fn sealed_copy(mut own: File) -> io::Result<OwnedFd> {
+    let mut copy = File::from(memfd_create(c"pea", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?);
+    io::copy(&mut own, &mut copy)?;
+    copy.rewind()?;
+    let seals = SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(&copy, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(copy.into())
+}
+
+fn execute(image: BorrowedFd<'_>) -> io::Error {
+    let string = |text: OsString| CString::new(text.into_vec());
+    let arguments: Result<Vec<CString>, _> = env::args_os().map(string).collect();
+    let variables = env::vars_os().map(|(mut name, value)| {
+        name.push("=");
+        name.push(value);
+        string(name)
+    });
+    let variables: Result<Vec<CString>, _> = variables.collect();
+    match (arguments, variables) {
+        (Ok(arguments), Ok(variables)) => {
+            let Err(error) = execveat(image, c"", &arguments, &variables, AtFlags::AT_EMPTY_PATH);
+            error.into()
+        }
+        // Cannot be: they came to us as strings that end with a NUL.
+        _ => io::ErrorKind::InvalidInput.into(),
+    }
+}
