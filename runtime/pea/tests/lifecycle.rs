@@ -4,9 +4,11 @@
 mod common;
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use common::{Bundle, cgroups, stderr, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 fn refused(bundle: &Bundle, arguments: &[&str], phrase: &str) {
@@ -148,13 +150,21 @@ fn a_creation_killed_at_any_moment_leaves_nothing_that_delete_does_not_remove() 
 
 /// SIGKILL to a process and all its descendants, the process's own first.
 fn kill_family(pid: u32) {
+    let process = Pid::from_raw(pid as i32);
+    let state = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    let dead = || matches!(state(), None | Some('Z' | 'X'));
+    // Stopped first: a child forked after the list was read would not be killed, and go on alone.
+    let _ = kill(process, Signal::SIGSTOP);
+    wait("a process to stop", || state() == Some('T') || dead());
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let _ = testkit::attempt(Command::new("kill").arg("-9").arg(pid.to_string()));
+    let _ = kill(process, Signal::SIGKILL);
     for child in children.split_whitespace() {
         kill_family(child.parse().unwrap());
     }
-    let alive = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-    wait("a killed process to be dead", || !alive());
+    wait("a killed process to be dead", dead);
 }
 
 #[test]
