@@ -4,7 +4,7 @@
 mod common;
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use common::{Bundle, cgroups, stderr, wait};
 use nix::sys::signal::{Signal, kill};
@@ -165,6 +165,35 @@ fn kill_family(pid: u32) {
         kill_family(child.parse().unwrap());
     }
     wait("a killed process to be dead", dead);
+}
+
+#[test]
+fn a_creation_whose_helper_is_killed_leaves_nothing_that_delete_does_not_remove() {
+    if !testkit::attempt(Command::new("sh").args(["-c", "command -v strace"])).status.success() {
+        testkit::skip("there is no strace to kill the helper");
+        return;
+    }
+    let mut bundle = Bundle::idle();
+    // With a user namespace the engine's processes have the most to ask of one another.
+    let identity = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    bundle.spec["linux"]["uidMappings"] = identity.clone();
+    bundle.spec["linux"]["gidMappings"] = identity;
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    for nth in 1..10 {
+        let ended = bundle.path().join(format!("ended.{nth}"));
+        let inject = format!("inject=recvmsg:signal=SIGKILL:when={nth}");
+        let pea = bundle.pea(&["create", &bundle.id]);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=recvmsg", "-e", &inject]);
+        strace.args(["sh", "-c", "\"$@\"; : > \"$0\""]).arg(&ended).arg(pea.get_program()).args(pea.get_args());
+        strace.current_dir(bundle.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut strace = strace.spawn().unwrap();
+        wait("the end of create", || ended.exists());
+        testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+        bundle.assert_nothing_left();
+        // It stays as long as any process it follows does.
+        strace.wait().unwrap();
+    }
 }
 
 #[test]

@@ -21,6 +21,9 @@ pub struct Record {
     pub cgroup: PathBuf,
     #[serde(default)]
     pub annotations: HashMap<String, String>,
+    /// The process that creates it, or did.
+    #[serde(default)]
+    pub creator: Option<Init>,
     /// Known once the environment stands.
     #[serde(default)]
     pub init: Option<Init>,
@@ -36,6 +39,11 @@ impl Record {
 
     pub fn decode(text: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(text)
+    }
+
+    /// Whether its creation broke off: who was to give it an init is dead.
+    pub fn is_abandoned(&self) -> bool {
+        self.init.is_none() && self.creator.is_some_and(|creator| !creator.is_alive())
     }
 
     /// The init, if it is that very process which still runs.
