@@ -59,7 +59,9 @@ impl Drop for Pending {
             return;
         }
         // Stopped first, so that it starts nothing more while its children are looked up.
-        let _ = process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGSTOP);
+        if process::pidfd_send_signal(self.pidfd.as_fd(), libc::SIGSTOP).is_ok() {
+            process::wait_stopped(self.helper);
+        }
         let children = children_of(self.helper);
         for child in &children {
             if let Ok(pidfd) = process::pidfd_open(*child) {

@@ -7,6 +7,8 @@ use std::fs;
 use std::process::{Command, Stdio};
 
 use common::{Bundle, cgroups, stderr, wait};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 
 fn refused(bundle: &Bundle, arguments: &[&str], phrase: &str) {
@@ -148,13 +150,50 @@ fn a_creation_killed_at_any_moment_leaves_nothing_that_delete_does_not_remove() 
 
 /// SIGKILL to a process and all its descendants, the process's own first.
 fn kill_family(pid: u32) {
+    let process = Pid::from_raw(pid as i32);
+    let state = || {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        stat.rsplit_once(") ")?.1.chars().next()
+    };
+    let dead = || matches!(state(), None | Some('Z' | 'X'));
+    // Stopped first: a child forked after the list was read would not be killed, and go on alone.
+    let _ = kill(process, Signal::SIGSTOP);
+    wait("a process to stop", || state() == Some('T') || dead());
     let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-    let _ = testkit::attempt(Command::new("kill").arg("-9").arg(pid.to_string()));
+    let _ = kill(process, Signal::SIGKILL);
     for child in children.split_whitespace() {
         kill_family(child.parse().unwrap());
     }
-    let alive = || fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
-    wait("a killed process to be dead", || !alive());
+    wait("a killed process to be dead", dead);
+}
+
+#[test]
+fn a_creation_whose_helper_is_killed_leaves_nothing_that_delete_does_not_remove() {
+    if !testkit::attempt(Command::new("sh").args(["-c", "command -v strace"])).status.success() {
+        testkit::skip("there is no strace to kill the helper");
+        return;
+    }
+    let mut bundle = Bundle::idle();
+    // With a user namespace the engine's processes have the most to ask of one another.
+    let identity = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    bundle.spec["linux"]["uidMappings"] = identity.clone();
+    bundle.spec["linux"]["gidMappings"] = identity;
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    for nth in 1..10 {
+        let ended = bundle.path().join(format!("ended.{nth}"));
+        let inject = format!("inject=recvmsg:signal=SIGKILL:when={nth}");
+        let pea = bundle.pea(&["create", &bundle.id]);
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=recvmsg", "-e", &inject]);
+        strace.args(["sh", "-c", "\"$@\"; : > \"$0\""]).arg(&ended).arg(pea.get_program()).args(pea.get_args());
+        strace.current_dir(bundle.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let mut strace = strace.spawn().unwrap();
+        wait("the end of create", || ended.exists());
+        testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+        bundle.assert_nothing_left();
+        // It stays as long as any process it follows does.
+        strace.wait().unwrap();
+    }
 }
 
 #[test]

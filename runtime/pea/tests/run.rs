@@ -191,7 +191,7 @@ fn signals_reach_the_program() {
     let bundle = Bundle::shell("trap 'echo got it; exit 5' TERM; echo ready; while :; do sleep 0.05; done");
     // Without the deadline of `timeout`, which would be the one to be signalled.
     let command = bundle.pea(&["run", &bundle.id]);
-    let arguments: Vec<_> = command.get_args().skip(3).collect();
+    let arguments: Vec<_> = command.get_args().skip(4).collect();
     let mut run = std::process::Command::new(testkit::binary("pea"));
     run.args(&arguments).current_dir(bundle.path()).stdout(Stdio::piped());
     let run = run.spawn().expect("pea");

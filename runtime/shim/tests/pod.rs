@@ -12,6 +12,8 @@ use pea_shim::client::{Error, Shim, Stdio, TaskStatus, delete};
 use pea_shim::sandbox::Namespace;
 use support::pod::{Pod, binary, exec_to_end, process, run, shell};
 use support::{alive, open_files, status_field};
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 
 fn namespace(pid: u32, name: &str) -> String {
     fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap().display().to_string()
@@ -232,6 +234,39 @@ fn an_exec_over_fifos_reads_writes_and_ends_with_its_input() {
         pod.shim.delete(&id, Some("e")).await.unwrap();
         support::eventually("the reader has seen the end of the output", || reader.is_finished());
         assert_eq!(reader.join().unwrap(), "words\nend\n");
+        pod.end().await;
+    });
+}
+
+/// Clients differ in what comes first after the end: the rest of the output, or the delete.
+#[test]
+fn output_still_under_way_at_the_end_waits_for_a_slow_reader() {
+    run(async {
+        let pod = Pod::start().await;
+        let whole = b"0123456789\n".repeat(200_000);
+        for (name, delete_first) in [("delete-first", true), ("read-first", false)] {
+            let stdout = fifos(&pod, &[name]).remove(0);
+            let mut reader = pipe::OpenOptions::new().open_receiver(&stdout).unwrap();
+            let script = ["sh", "-c", "yes 0123456789 | head -n 200000"];
+            pod.start_container(name, &script, Stdio { stdout, ..Stdio::default() }).await;
+            // More is left than the FIFO holds, less than the FIFO and the process's pipe hold.
+            let mut seen = vec![0; whole.len() - 120_000];
+            reader.read_exact(&mut seen).await.unwrap();
+            let id = pod.container_id(name);
+            assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 0);
+            let mut delete = std::pin::pin!(pod.shim.delete(&id, None));
+            if delete_first {
+                let early = tokio::time::timeout(Duration::from_millis(300), &mut delete).await;
+                assert!(early.is_err(), "deleted before its output was handed on: {early:?}");
+                let (deleted, read) = tokio::join!(delete, reader.read_to_end(&mut seen));
+                deleted.unwrap();
+                read.unwrap();
+            } else {
+                reader.read_to_end(&mut seen).await.unwrap();
+                delete.await.unwrap();
+            }
+            assert!(seen == whole, "{name}: {} of {} bytes", seen.len(), whole.len());
+        }
         pod.end().await;
     });
 }

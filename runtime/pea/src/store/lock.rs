@@ -20,11 +20,11 @@ const DEADLINE: Duration = Duration::from_secs(30);
 pub struct Lock(Flock<File>);
 
 impl Lock {
-    /// Takes the lock within the deadline.
+    /// Takes the lock within the deadline; calls `held` whenever somebody else has it.
     ///
     /// The kernel has no flock with a timeout and no event for its release, and a signal-driven alarm would change
     /// the caller; so this one wait tries again and again, ever more slowly.
-    pub fn take(path: &Path) -> Result<Self, Error> {
+    pub fn take(path: &Path, mut held: impl FnMut()) -> Result<Self, Error> {
         let end = Instant::now() + DEADLINE;
         let mut pause = Duration::from_millis(1);
         let mut file = open(path)?;
@@ -38,6 +38,7 @@ impl Lock {
                 }
                 Err((_, error)) => return Err(Error::io(format!("lock {}", path.display()), error)),
             };
+            held();
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }

@@ -121,7 +121,7 @@ impl Container {
 
     fn stage(&self, staging: &Path, record: &Record, spec: &[u8]) -> Result<Lock, Error> {
         make_dir(staging)?;
-        let lock = Lock::take(&staging.join(LOCK))?;
+        let lock = Lock::take(&staging.join(LOCK), || {})?;
         replace(&staging.join(SPEC), spec)?;
         replace(&staging.join(RECORD), &record.encode()?)?;
         make_dir(&staging.join("engine"))?;
@@ -159,11 +159,16 @@ impl Container {
 
     /// Waits (seconds at most) for the right to change the container.
     pub fn lock(&self) -> Result<Lock, Error> {
+        self.lock_with(|| {})
+    }
+
+    /// The same; calls `held` whenever somebody else has it.
+    pub fn lock_with(&self, held: impl FnMut()) -> Result<Lock, Error> {
         let path = self.dir().join(LOCK);
         if !self.dir().exists() {
             return Err(Error::does_not_exist(&self.id));
         }
-        let lock = Lock::take(&path).map_err(|error| match self.dir().exists() {
+        let lock = Lock::take(&path, held).map_err(|error| match self.dir().exists() {
             true => error,
             false => Error::does_not_exist(&self.id),
         })?;

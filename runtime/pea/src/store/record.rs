@@ -21,6 +21,9 @@ pub struct Record {
     pub cgroup: PathBuf,
     #[serde(default)]
     pub annotations: HashMap<String, String>,
+    /// The process that creates it, or did.
+    #[serde(default)]
+    pub creator: Option<Init>,
     /// Known once the environment stands.
     #[serde(default)]
     pub init: Option<Init>,
@@ -34,7 +37,17 @@ impl Record {
     pub fn damaged(id: &str, cgroup: PathBuf) -> Self {
         let (bundle, rootfs, created) = Default::default();
         let annotations = HashMap::new();
-        Self { id: id.to_owned(), bundle, rootfs, created, cgroup, annotations, init: None, started: false }
+        Self {
+            id: id.to_owned(),
+            bundle,
+            rootfs,
+            created,
+            cgroup,
+            annotations,
+            creator: None,
+            init: None,
+            started: false,
+        }
     }
 
     pub fn encode(&self) -> Result<Vec<u8>, Error> {
@@ -43,6 +56,11 @@ impl Record {
 
     pub fn decode(text: &[u8]) -> Result<Self, serde_json::Error> {
         serde_json::from_slice(text)
+    }
+
+    /// Whether its creation broke off: who was to give it an init is dead.
+    pub fn is_abandoned(&self) -> bool {
+        self.init.is_none() && self.creator.is_some_and(|creator| !creator.is_alive())
     }
 
     /// The init, if it is that very process which still runs.

@@ -80,6 +80,20 @@ pub fn wait(pid: i32, block: bool) -> io::Result<Option<Exit>> {
     }
 }
 
+/// Waits until a child that was told to stop has stopped, or ended; it is not reaped. Until then it may still fork.
+pub fn wait_stopped(pid: i32) {
+    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+    let flags = libc::WSTOPPED | libc::WEXITED | libc::WNOWAIT;
+    loop {
+        // SAFETY: the kernel writes `info`, which outlives the call and is not read.
+        let done = check(unsafe { libc::waitid(libc::P_PID, pid as libc::id_t, info.as_mut_ptr(), flags) }.into());
+        // Any other failure: it is no child any more, for somebody has reaped it.
+        if !done.is_err_and(|error| error.kind() == io::ErrorKind::Interrupted) {
+            return;
+        }
+    }
+}
+
 /// The set of all signals blocked now; [`restore_signals`] takes it back.
 pub struct SignalMask(libc::sigset_t);
 

@@ -130,6 +130,7 @@ impl Request {
             created: jiff::Timestamp::now().to_string(),
             cgroup: self.cgroup(&spec)?,
             annotations: spec.annotations().clone().unwrap_or_default(),
+            creator: Init::of(std::process::id() as i32),
             init: None,
             started: false,
         };

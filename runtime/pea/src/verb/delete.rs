@@ -26,7 +26,7 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
         container.wait_for_creators();
     }
     container.sweep();
-    let lock = match container.lock() {
+    let lock = match container.lock_with(|| end_abandoned(container)) {
         Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
         lock => lock?,
     };
@@ -63,6 +63,19 @@ fn salvaged(container: &Container) -> Record {
         }
     });
     Record::damaged(id, cgroup.unwrap_or_else(|| Path::new("/").join(id)))
+}
+
+/// Ends what a creation that was killed has left running. A process of the engine may wait for an answer which nobody is
+/// there to give, and would hold the lock for ever.
+fn end_abandoned(container: &Container) {
+    let abandoned = || container.record().ok().filter(Record::is_abandoned);
+    // Twice: what was read first may be from before its creator had done its work and ended.
+    if abandoned().is_some()
+        && let Some(record) = abandoned()
+    {
+        // Should one not end, the lock is not to be had, and that is reported.
+        let _ = cgroup::kill_tree(&record.cgroup);
+    }
 }
 
 /// Ends what lives of the container and removes its cgroup. An exec that had found the container alive may join the

@@ -11,7 +11,7 @@ use crate::store::{self, Container, Record};
 /// Where the container stands, by what lives now.
 pub fn status(container: &Container, record: &Record) -> Status {
     match (record.living_init(), record.started) {
-        (None, _) if record.init.is_none() && container.is_locked() => Status::Creating,
+        (None, _) if record.init.is_none() && !record.is_abandoned() && container.is_locked() => Status::Creating,
         (None, _) => Status::Stopped,
         (Some(_), _) if cgroup::is_frozen(&record.cgroup) => Status::Paused,
         (Some(_), true) => Status::Running,

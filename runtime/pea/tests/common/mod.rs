@@ -156,9 +156,11 @@ pub fn controls(controller: &str) -> bool {
 /// Waits for a condition; too long is a failure.
 pub fn wait(what: &str, condition: impl Fn() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
+    let mut pause = Duration::from_micros(50);
     while !condition() {
         assert!(Instant::now() < end, "waited too long for {what}");
-        std::thread::sleep(Duration::from_millis(10));
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
     }
 }
 
