@@ -6,6 +6,7 @@
 pub mod bpf;
 pub mod capability;
 pub mod image;
+pub mod mount;
 pub mod process;
 pub mod seccomp;
 pub mod tty;

@@ -33,6 +33,16 @@ pub fn fork_sibling() -> io::Result<Fork> {
     }
 }
 
+/// Forks a child into namespaces of its own (CLONE_NEW* flags).
+pub fn fork_into(namespaces: i32) -> io::Result<Fork> {
+    let flags = namespaces | libc::SIGCHLD;
+    // SAFETY: as above.
+    match check(unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_long, 0, 0, 0, 0) })? {
+        0 => Ok(Fork::Child),
+        pid => Ok(Fork::Parent(pid as i32)),
+    }
+}
+
 /// Ends this process at once: no destructors, no atexit handlers of the program that was forked.
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: does not return.
