@@ -110,9 +110,9 @@ fn a_mount_that_fails_leaves_nothing() {
 #[test]
 fn an_id_cannot_be_a_path() {
     let bundle = Bundle::idle();
-    for id in ["../evil", "", ".", "..", "a/b", "@x", "a b"] {
+    for id in ["../evil", "", ".", "..", "a/b", "@x", "a b", ".hidden"] {
         let done = testkit::attempt(&mut bundle.pea(&["create", "--", id]));
-        assert!(stderr(&done).contains("invalid container id"), "{id:?}: {}", stderr(&done));
+        assert!(stderr(&done).contains("invalid container ID"), "{id:?}: {}", stderr(&done));
     }
 }
 

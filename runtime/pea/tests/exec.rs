@@ -109,7 +109,7 @@ fn the_exit_code_is_the_programs_and_255_is_ours() {
     assert_eq!(code(&["sh", "-c", "kill -9 $$"]).0, 137);
     let (missing, text) = code(&["no-such-program"]);
     assert_eq!(missing, 255);
-    assert_eq!(text, "pea: exec: \"no-such-program\": executable file not found in $PATH");
+    assert_eq!(text, "pea: error: exec: \"no-such-program\": executable file not found in $PATH");
     let (missing, text) = code(&["/no/such/program"]);
     assert!(missing == 255 && text.contains("no such file or directory"), "{text}");
     let (directory, text) = code(&["/etc"]);

@@ -14,11 +14,12 @@ use crate::error::Error;
 
 /// One line for people on the standard error, and one in the log for the program that called.
 ///
+/// The line on the standard error has the word "error" in it, which callers without a log look for.
 /// Engines decode the log as a single object and look for exactly these keys; `time` must be RFC 3339.
 pub fn report(global: &Global, error: &Error) {
     let message = error.to_string().replace('\n', " ");
     log(global, "error", &message);
-    let _ = writeln!(io::stderr(), "pea: {message}");
+    let _ = writeln!(io::stderr(), "pea: error: {message}");
 }
 
 fn log(global: &Global, level: &str, message: &str) {

@@ -51,12 +51,15 @@ pub struct Container {
 impl Container {
     /// The container of that id, existing or not; refuses what is not an id.
     pub fn new(root: &Path, id: &str) -> Result<Self, Error> {
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
-        if id.is_empty() || id == "." || id == ".." || id.len() > LONGEST_ID || !id.chars().all(legal) {
-            let text = format!("invalid container id {id:?}: letters, digits and _ + - . only, {LONGEST_ID} at most");
-            return Err(Error::new(ErrorKind::InvalidArgument, text));
-        }
-        Ok(Self { root: root.to_owned(), id: id.to_owned() })
+        let legal = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '+' | '-' | '.');
+        let reason = match id.chars().find(|c| !legal(c)) {
+            Some(c) => format!("invalid character {c:?}; letters, digits and _ + - . only"),
+            None if id.is_empty() => "it is empty".to_owned(),
+            None if id.starts_with('.') => "it starts with a dot".to_owned(),
+            None if id.len() > LONGEST_ID => format!("longer than {LONGEST_ID} characters"),
+            None => return Ok(Self { root: root.to_owned(), id: id.to_owned() }),
+        };
+        Err(Error::new(ErrorKind::InvalidArgument, format!("invalid container ID {id:?}: {reason}")))
     }
 
     pub fn id(&self) -> &str {
