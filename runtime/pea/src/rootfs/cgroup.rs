@@ -10,7 +10,7 @@ use nix::unistd::symlinkat;
 
 use super::Context;
 use super::beneath::{self, Last, Missing};
-use super::mount::Target;
+use super::mount::{Target, configure};
 use super::plan::Mount;
 use super::source;
 use crate::error::Error;
@@ -41,7 +41,10 @@ fn target_of(target: &Target<'_>, mount: &Mount) -> Result<OwnedFd, Error> {
 
 /// cgroup v2: the hierarchy as the container's cgroup namespace shows it.
 fn unified_tree(mount: &Mount, context: &Context) -> Result<OwnedFd, Error> {
-    let made = FileSystem::open("cgroup2").and_then(|cgroup2| cgroup2.create(mount.options.own.set));
+    let failure = |error| mount.failure("mount cgroup2", error);
+    let made = FileSystem::open("cgroup2").map_err(failure)?;
+    configure(mount, &made, None)?;
+    let made = made.create(mount.options.own.set & !attribute::NO_SYMLINK_FOLLOW);
     let tree = match made {
         Ok(tree) => tree,
         // Neither the hierarchy nor its namespace belong to the user namespace: what the machine has, then.
@@ -53,7 +56,7 @@ fn unified_tree(mount: &Mount, context: &Context) -> Result<OwnedFd, Error> {
             let failure = |error| mount.failure(format_args!("bind {}", path.display()), error);
             mount::clone_tree(beneath::anywhere(), &path, true, true).map_err(failure)?
         }
-        Err(error) => return Err(mount.failure("mount cgroup2", error)),
+        Err(error) => return Err(failure(error)),
     };
     source::change(mount, &tree)?;
     Ok(tree)

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
+use nix::mount::{MntFlags, umount2};
 use nix::sys::stat::{Mode, SFlag, fstat, makedev, mknodat, umask};
-use nix::unistd::{Gid, Uid, UnlinkatFlags, fchownat, symlinkat, unlinkat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, chdir, fchdir, fchownat, symlinkat, unlinkat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType};
 
 use super::beneath::{self, Last, Missing, normal};
+use super::id_map::Mappings;
 use crate::error::Error;
-use crate::sys::mount;
+use crate::sys::mount::{self, Change, FileSystem, attribute};
 
 /// One device node.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -85,13 +87,13 @@ fn from_spec(index: usize, given: &LinuxDevice) -> Result<Device, Error> {
 
 impl Device {
     /// The machine's node of the same path, as a mount for where no node can be made.
-    pub fn bind_source(&self) -> Result<OwnedFd, Error> {
-        let failure = |error| Error::io(format!("{}: bind the machine's", self.place), error);
+    fn bind_source(&self) -> Result<OwnedFd, Error> {
+        let failure = |error| self.bind_failure(error);
         let tree = mount::clone_tree(beneath::anywhere(), &self.path, false, true).map_err(failure)?;
         match self.is(tree.as_fd()).map_err(|error| failure(error.into()))? {
             true => Ok(tree),
             false => Err(Error::spec(format!(
-                "{}: this is another device on the machine, and none can be made in a user namespace",
+                "{}: the machine has something else there, and this process may not make a device",
                 self.place
             ))),
         }
@@ -103,16 +105,8 @@ impl Device {
         Ok(SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == self.kind && stat.st_rdev == self.number)
     }
 
-    /// A FIFO is no device to the kernel: anybody may make one.
-    pub fn is_fifo(&self) -> bool {
-        self.kind == SFlag::S_IFIFO
-    }
-
-    /// Makes the node beneath `root`, or binds `source` there.
-    pub fn make(&self, root: BorrowedFd<'_>, source: Option<OwnedFd>) -> Result<(), Error> {
-        if let Some(source) = source {
-            return self.bind(root, source);
-        }
+    /// Makes the node beneath `root`.
+    fn make(&self, root: BorrowedFd<'_>) -> Result<(), Error> {
         let failure = |error: Errno| Error::io(format!("{}: make the node", self.place), error);
         let (dir, name) = beneath::parent(root, &self.path).map_err(failure)?;
         match mknodat(&dir, name.as_os_str(), self.kind, Mode::from_bits_truncate(self.mode), self.number) {
@@ -132,20 +126,86 @@ impl Device {
     }
 
     fn bind(&self, root: BorrowedFd<'_>, source: OwnedFd) -> Result<(), Error> {
-        let failure = |error| Error::io(format!("{}: bind the machine's", self.place), error);
         let target = beneath::find_or_make(root, &self.path, Missing::File, Last::NoFollow);
-        let target = target.map_err(|error| failure(error.into()))?;
-        mount::attach(source.as_fd(), target.as_fd()).map_err(failure)
+        let target = target.map_err(|error| self.bind_failure(error.into()))?;
+        let attributes = Change::set(attribute::NO_SUID | attribute::NO_EXEC);
+        mount::change(source.as_fd(), false, attributes)
+            .and_then(|()| mount::attach(source.as_fd(), target.as_fd()))
+            .map_err(|error| self.bind_failure(error))
+    }
+
+    fn bind_failure(&self, error: std::io::Error) -> Error {
+        Error::io(format!("{}: bind", self.place), error)
     }
 }
 
-/// Makes all devices, each with its source where it must be bound.
-pub fn make_all(root: BorrowedFd<'_>, devices: Vec<(Device, Option<OwnedFd>)>) -> Result<(), Error> {
-    // The modes are meant as they are written.
+/// Devices for a container that may not make any: those with a user namespace of their own.
+#[derive(Debug)]
+pub enum Prepared {
+    /// The container makes them.
+    None,
+    /// A detached tmpfs in which they are, by their position in the list.
+    Made(OwnedFd),
+    /// The machine's own nodes, for lack of the right to make any.
+    Bound(Vec<OwnedFd>),
+}
+
+/// Makes the devices on the machine, with the owners they have by the container's mapping.
+pub fn prepare(devices: &[Device], own: &Mappings) -> Result<Prepared, Error> {
+    let failure = |error| Error::io("linux.devices: make a tmpfs", error);
+    let dir = FileSystem::open("tmpfs").and_then(|tmpfs| tmpfs.create(0)).map_err(failure)?;
     let mask = umask(Mode::empty());
-    let made = devices.into_iter().try_for_each(|(device, source)| device.make(root, source));
+    let made = devices.iter().enumerate().try_for_each(|(index, device)| {
+        let failure = |error: Errno| (error, Error::io(format!("{}: make the node", device.place), error));
+        let name = index.to_string();
+        mknodat(&dir, name.as_str(), device.kind, Mode::from_bits_truncate(device.mode), device.number)
+            .map_err(failure)?;
+        if let Some((uid, gid)) = own.outside(device.uid, device.gid) {
+            let (uid, gid) = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+            fchownat(&dir, name.as_str(), uid, gid, AtFlags::AT_SYMLINK_NOFOLLOW).map_err(failure)?;
+        }
+        Ok(())
+    });
     umask(mask);
-    made
+    match made {
+        Ok(()) => Ok(Prepared::Made(dir)),
+        Err((Errno::EPERM, _)) => {
+            Ok(Prepared::Bound(devices.iter().map(Device::bind_source).collect::<Result<_, _>>()?))
+        }
+        Err((_, error)) => Err(error),
+    }
+}
+
+/// Makes all devices, or binds what was prepared.
+pub fn make_all(root: BorrowedFd<'_>, devices: Vec<Device>, prepared: Prepared) -> Result<(), Error> {
+    match prepared {
+        Prepared::None => {
+            // The modes are meant as they are written.
+            let mask = umask(Mode::empty());
+            let made = devices.iter().try_for_each(|device| device.make(root));
+            umask(mask);
+            made
+        }
+        Prepared::Bound(trees) => devices.iter().zip(trees).try_for_each(|(device, tree)| device.bind(root, tree)),
+        Prepared::Made(dir) => bind_made(root, &devices, &dir),
+    }
+}
+
+/// Only what is attached can be cloned, so the tmpfs is for a moment: on top of the root, where no lookup beneath the
+/// root meets it.
+fn bind_made(root: BorrowedFd<'_>, devices: &[Device], dir: &OwnedFd) -> Result<(), Error> {
+    let failure = |error: std::io::Error| Error::io("linux.devices: attach a tmpfs", error);
+    mount::attach(dir.as_fd(), root).map_err(failure)?;
+    let bound = devices.iter().enumerate().try_for_each(|(index, device)| {
+        let node = mount::clone_tree(dir.as_fd(), Path::new(&index.to_string()), false, false)
+            .map_err(|error| device.bind_failure(error))?;
+        device.bind(root, node)
+    });
+    fchdir(dir)
+        .and_then(|()| umount2(".", MntFlags::MNT_DETACH))
+        .and_then(|()| chdir("/"))
+        .map_err(|error| failure(error.into()))?;
+    bound
 }
 
 /// Makes the links of `/dev`. What an image has there stays, but for `ptmx`, which must be the container's own.

@@ -53,6 +53,19 @@ impl Mappings {
             },
         }
     }
+
+    /// What a user and a group of the container are on the machine, where that is known.
+    pub fn outside(&self, uid: u32, gid: u32) -> Option<(u32, u32)> {
+        match self {
+            Self::Ranges { uids, gids } => Some((outside(uids, uid)?, outside(gids, gid)?)),
+            _ => None,
+        }
+    }
+}
+
+fn outside(ranges: &[Range], id: u32) -> Option<u32> {
+    let holds = |range: &&Range| id >= range.inside && id - range.inside < range.size;
+    ranges.iter().find(holds).map(|range| range.outside + (id - range.inside))
 }
 
 /// The id map of one mount.
@@ -124,9 +137,7 @@ fn range(triplet: &str, own: &[Range]) -> Option<Range> {
     let mut next = || numbers.next()?.ok();
     let mut range = Range { inside: next()?, outside: next()?, size: next()? };
     if bare.is_some() {
-        let holds = |own: &&Range| range.outside >= own.inside && range.outside - own.inside < own.size;
-        let own = own.iter().find(holds)?;
-        range.outside = own.outside + (range.outside - own.inside);
+        range.outside = outside(own, range.outside)?;
     }
     numbers.next().is_none().then_some(range)
 }

@@ -112,15 +112,15 @@ impl Target<'_> {
 
     fn attach(&self, mount: &Mount, tree: &OwnedFd, missing: Missing) -> Result<(), Error> {
         let target = self.destination(mount, missing)?;
-        mount::attach(tree.as_fd(), target.as_fd()).map_err(|error| {
-            mount.failure(
-                match &mount.kind {
-                    Kind::Bind { source, .. } => format!("bind {}", source.display()),
-                    _ => "attach the file system".to_owned(),
-                },
-                error,
-            )
-        })
+        let Err(error) = mount::attach(tree.as_fd(), target.as_fd()) else { return Ok(()) };
+        let step = match &mount.kind {
+            Kind::Bind { source, .. } => format!("bind {}", source.display()),
+            _ => "attach the file system".to_owned(),
+        };
+        // A directory and a file: move_mount(2) only calls this invalid.
+        let differ = is(tree, SFlag::S_IFDIR) != is(&target, SFlag::S_IFDIR);
+        let error = if differ { Errno::ENOTDIR.into() } else { error };
+        Err(mount.failure(step, error))
     }
 
     /// A tmpfs over a directory takes over its mode.
@@ -196,7 +196,7 @@ enum Refused {
     Otherwise(Error),
 }
 
-fn configure(mount: &Mount, file_system: &FileSystem, mode: Option<u32>) -> Result<(), Error> {
+pub fn configure(mount: &Mount, file_system: &FileSystem, mode: Option<u32>) -> Result<(), Error> {
     let set = |key: &str, value: Option<&str>| {
         file_system.set(key, value).map_err(|error| {
             let option = value.map_or(key.to_owned(), |value| format!("{key}={value}"));

@@ -123,6 +123,8 @@ pub struct Plan {
     pub(super) sysctl: Vec<Sysctl>,
     pub(super) masked: Vec<Protected>,
     pub(super) read_only_paths: Vec<Protected>,
+    /// The mapping of the container's user namespace, if it has one.
+    pub(super) own: Mappings,
     pub(super) user_namespace: bool,
 }
 
@@ -158,6 +160,7 @@ impl Plan {
             sysctl: sysctl::plan(linux)?,
             masked: protected("maskedPaths", linux.masked_paths().as_deref()),
             read_only_paths: protected("readonlyPaths", linux.readonly_paths().as_deref()),
+            own,
             user_namespace,
         })
     }
@@ -165,6 +168,13 @@ impl Plan {
     /// The root file system's canonical path on the machine.
     pub fn rootfs(&self) -> &Path {
         &self.rootfs
+    }
+
+    /// What a bind mount is at first: the machine's peer if mounts shall spread from the container to the machine.
+    pub(super) fn base_of(&self, mount: &Mount) -> Option<Propagation> {
+        let shared = |each: &Propagation| each.kind == libc::MS_SHARED;
+        let shared = self.propagation.iter().any(shared) || mount.options.propagation.iter().any(shared);
+        (!shared).then(|| self.base())
     }
 
     /// What all the container's mounts are at first: it sees what the machine mounts later, but not the other way round,

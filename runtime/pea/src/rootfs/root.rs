@@ -12,6 +12,7 @@ use nix::sys::statfs::fstatfs;
 use nix::unistd::{chdir, chroot, fchdir, pivot_root};
 
 use super::beneath::{self, Last, Missing};
+use super::device::Prepared;
 use super::mount::Target;
 use super::plan::{Kind, Mount, Plan};
 use super::source::{self, Source, Sources};
@@ -80,9 +81,9 @@ impl Root {
             }
             self.mount_one(mount, source)?;
         }
-        let devices = mem::take(&mut self.plan.devices).into_iter();
-        let devices = devices.zip(mem::take(&mut self.sources.devices)).collect();
-        device::make_all(self.root.as_fd(), devices)?;
+        let devices = mem::take(&mut self.plan.devices);
+        let prepared = mem::replace(&mut self.sources.devices, Prepared::None);
+        device::make_all(self.root.as_fd(), devices, prepared)?;
         if self.plan.dev_links { device::make_links(self.root.as_fd()) } else { Ok(()) }
     }
 
@@ -93,7 +94,7 @@ impl Root {
             Kind::Cgroup => target.cgroup(&mount, &self.context),
             Kind::Bind { .. } => {
                 let source = match source {
-                    Source::Later => source::open_bind(&mount, self.plan.base())?,
+                    Source::Later => source::open_bind(&mount, self.plan.base_of(&mount))?,
                     source => source,
                 };
                 match source {

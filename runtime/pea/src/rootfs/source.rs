@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::beneath;
-use super::device::Device;
+use super::device::{self, Prepared};
 use super::plan::{Kind, Mount, Plan};
 use super::propagation::Propagation;
 use crate::error::Error;
@@ -32,7 +32,7 @@ pub enum Source {
 pub struct Sources {
     pub root: Source,
     pub mounts: Vec<Source>,
-    pub devices: Vec<Option<OwnedFd>>,
+    pub devices: Prepared,
 }
 
 impl Plan {
@@ -49,19 +49,17 @@ impl Plan {
         let later = matches!(root, Source::Later);
         let open = |mount: &Mount| match mount.kind {
             Kind::Bind { .. } if later => Ok(Source::Later),
-            Kind::Bind { .. } => open_bind(mount, self.base()),
+            Kind::Bind { .. } => open_bind(mount, self.base_of(mount)),
             _ => match &mount.id_map {
                 Some(map) => map.namespace().map(Source::Namespace).map_err(|error| mount.failure("idmap", error)),
                 None => Ok(Source::None),
             },
         };
-        let bound = |device: &Device| self.user_namespace && !later && !device.is_fifo();
-        let device = |device: &Device| bound(device).then(|| device.bind_source()).transpose();
-        Ok(Sources {
-            root,
-            mounts: self.mounts.iter().map(open).collect::<Result<_, _>>()?,
-            devices: self.devices.iter().map(device).collect::<Result<_, _>>()?,
-        })
+        let devices = match self.user_namespace && !later {
+            true => device::prepare(&self.devices, &self.own)?,
+            false => Prepared::None,
+        };
+        Ok(Sources { root, mounts: self.mounts.iter().map(open).collect::<Result<_, _>>()?, devices })
     }
 }
 
@@ -72,8 +70,8 @@ pub fn open_root(path: &Path, base: Propagation) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// The source of a bind mount, with all the attributes of the mount. `base`: its propagation when none is asked for.
-pub fn open_bind(mount: &Mount, base: Propagation) -> Result<Source, Error> {
+/// The source of a bind mount, with all the attributes of the mount. `base`: its propagation before what is asked for.
+pub fn open_bind(mount: &Mount, base: Option<Propagation>) -> Result<Source, Error> {
     let Kind::Bind { source, recursive } = &mount.kind else { return Ok(Source::None) };
     let failure = |error: io::Error| mount.failure(format_args!("bind {}", source.display()), error);
     let options = &mount.options;
@@ -82,7 +80,9 @@ pub fn open_bind(mount: &Mount, base: Propagation) -> Result<Source, Error> {
     }
     let follow = !options.no_follow_source;
     let tree = mount::clone_tree(beneath::anywhere(), source, *recursive, follow).map_err(failure)?;
-    mount::change(tree.as_fd(), true, base.change()).map_err(failure)?;
+    if let Some(base) = base {
+        mount::change(tree.as_fd(), true, base.change()).map_err(failure)?;
+    }
     change(mount, &tree)?;
     if let Some(map) = &mount.id_map {
         let idmap = |error| mount.failure(format_args!("bind {}: idmap", source.display()), error);
