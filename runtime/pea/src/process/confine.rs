@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::fs;
 use std::io::Write;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
@@ -11,7 +11,9 @@ use nix::sys::stat::{Mode, fstat, major, minor, umask};
 use nix::unistd::{Gid, Uid, chdir, execve, fchown, getcwd, setgroups, setresgid, setresuid};
 
 use super::capability::{self, SYS_ADMIN, Sets};
+use super::memory::MemoryPolicy;
 use super::plan::{Limit, Plan};
+use super::scheduler::{self, IoPriority};
 use super::{home, lookup};
 use crate::error::{Error, ErrorKind};
 use crate::seccomp::{Filter, Notice};
@@ -29,7 +31,11 @@ struct Init<'a> {
 type Step = fn(&mut Init) -> Result<(), Error>;
 
 /// In this order. Each step needs privileges that a later one takes away.
-const STEPS: [(&str, Step); 11] = [
+const STEPS: [(&str, Step); 15] = [
+    ("set the processors", set_affinity),
+    ("set the scheduler", set_scheduler),
+    ("set the I/O priority", set_io_priority),
+    ("set the memory policy", set_memory_policy),
     ("set the personality", set_personality),
     ("set the security label", set_label),
     ("enter the working directory", enter_cwd),
@@ -70,6 +76,23 @@ fn own_pid(proc: BorrowedFd<'_>) -> Result<i32, Error> {
     let link = readlinkat(proc, "self").map_err(|error| Error::io("read /proc/self", error))?;
     let pid = link.to_str().and_then(|text| text.parse().ok());
     pid.ok_or_else(|| Error::internal(format!("/proc/self is {link:?}")))
+}
+
+/// Before the scheduler: a process with a deadline must be free to run anywhere (sched(7)).
+fn set_affinity(init: &mut Init) -> Result<(), Error> {
+    init.plan.affinity.apply_final()
+}
+
+fn set_scheduler(init: &mut Init) -> Result<(), Error> {
+    init.plan.scheduler.map_or(Ok(()), scheduler::apply)
+}
+
+fn set_io_priority(init: &mut Init) -> Result<(), Error> {
+    init.plan.io_priority.map_or(Ok(()), IoPriority::apply)
+}
+
+fn set_memory_policy(init: &mut Init) -> Result<(), Error> {
+    init.plan.memory_policy.as_ref().map_or(Ok(()), MemoryPolicy::apply)
 }
 
 fn set_personality(init: &mut Init) -> Result<(), Error> {
@@ -224,6 +247,12 @@ impl Launch {
         }
         let Err(error) = execve(&self.program, &self.args, &self.env);
         execution_error(&self.program, error)
+    }
+
+    /// The descriptors that must be there until [`run`](Self::run).
+    #[allow(dead_code)] // for an init that closes all others
+    pub fn descriptors(&self) -> Vec<RawFd> {
+        self.notice.iter().map(Notice::descriptor).collect()
     }
 
     fn install_filter(&self) -> Result<(), Error> {

@@ -4,13 +4,18 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxPersonalityDomain, LinuxSeccomp, PosixRlimitType, Process};
+use oci_spec::runtime::{Linux, LinuxSeccomp, PosixRlimitType, Process};
 
+use super::affinity::Affinity;
 use super::capability::Sets;
+use super::memory::MemoryPolicy;
+use super::personality;
+use super::scheduler::{self, IoPriority};
 use crate::error::{Error, ErrorKind, reason};
 use crate::seccomp::{Filter, Listener};
 use crate::state::State;
 use crate::sys::process;
+use crate::sys::sched::Attributes;
 use crate::sys::tty::Size;
 
 /// One resource limit, as prlimit(2) takes it.
@@ -70,6 +75,10 @@ pub struct Plan {
     pub apparmor: Option<String>,
     pub selinux: Option<String>,
     pub personality: Option<libc::c_ulong>,
+    pub affinity: Affinity,
+    pub scheduler: Option<Attributes>,
+    pub io_priority: Option<IoPriority>,
+    pub memory_policy: Option<MemoryPolicy>,
     pub limits: Vec<Limit>,
     oom_score_adj: Option<i32>,
 }
@@ -98,7 +107,11 @@ impl Plan {
             listener: None,
             apparmor: apparmor(process)?,
             selinux: selinux(process),
-            personality: linux.and_then(personality),
+            personality: linux.and_then(|linux| linux.personality().as_ref()).map(personality::value).transpose()?,
+            affinity: Affinity::new(process.exec_cpu_affinity().as_ref())?,
+            scheduler: process.scheduler().as_ref().map(scheduler::attributes).transpose()?,
+            io_priority: process.io_priority().map(IoPriority::new).transpose()?,
+            memory_policy: linux.and_then(|linux| linux.memory_policy().as_ref()).map(MemoryPolicy::new).transpose()?,
             limits: limits(process)?,
             oom_score_adj: process.oom_score_adj(),
         })
@@ -177,14 +190,6 @@ fn apparmor(process: &Process) -> Result<Option<String>, Error> {
 fn selinux(process: &Process) -> Option<String> {
     let label = process.selinux_label().clone().filter(|label| !label.is_empty())?;
     Path::new("/sys/fs/selinux/enforce").exists().then_some(label)
-}
-
-fn personality(linux: &Linux) -> Option<libc::c_ulong> {
-    const PER_LINUX32: libc::c_ulong = 0x0008;
-    linux.personality().as_ref().map(|personality| match personality.domain() {
-        LinuxPersonalityDomain::PerLinux => 0,
-        LinuxPersonalityDomain::PerLinux32 => PER_LINUX32,
-    })
 }
 
 fn limits(process: &Process) -> Result<Vec<Limit>, Error> {

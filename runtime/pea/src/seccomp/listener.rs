@@ -1,7 +1,7 @@
 //! Telling the listener of `SCMP_ACT_NOTIFY` who asks, and giving it the descriptor at which to answer.
 
 use std::io::IoSlice;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::time::Duration;
@@ -85,6 +85,11 @@ pub struct Notice {
 }
 
 impl Notice {
+    /// The number of the connection.
+    pub fn descriptor(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
     /// Sends it, with the descriptor. The connection ends with the execution of the program: to close it here would be
     /// one more system call that the filter has to allow.
     pub fn send(&self, descriptor: &OwnedFd) -> Result<(), Error> {

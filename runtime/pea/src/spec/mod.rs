@@ -58,10 +58,29 @@ fn complete(process: &mut Value) {
     let Some(process) = process.as_object_mut() else { return };
     process.entry("user").or_insert_with(|| json!({}));
     process.entry("cwd").or_insert_with(|| json!("/"));
+    if let Some(flags) = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags")) {
+        respell(flags);
+    }
+    if let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) {
+        // Empty is as good as absent (runtime-spec, "execCPUAffinity").
+        affinity.retain(|_, list| list != "");
+    }
     let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
     for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
         if let Some(names) = set.as_array_mut() {
             names.retain(|name| name.as_str().is_some_and(|name| capability::number(name).is_some()));
+        }
+    }
+}
+
+/// Scheduler flags that the library of the specification's types spells its own way.
+const SPELLINGS: [(&str, &str); 2] =
+    [("SCHED_FLAG_RESET_ON_FORK", "SCHED_RESET_ON_FORK"), ("SCHED_FLAG_DL_OVERRUN", "SCHED_FLAG_D_L_OVERRUN")];
+
+fn respell(flags: &mut Value) {
+    for flag in flags.as_array_mut().into_iter().flatten() {
+        if let Some((_, spelling)) = SPELLINGS.iter().find(|(name, _)| flag == name) {
+            *flag = json!(spelling);
         }
     }
 }

@@ -62,6 +62,8 @@ fn adapt(linux: &Linux, cgroup: &Path, files: &mut Vec<File>, first: &mut Vec<Fi
     let mut shadow = linux.clone();
     shadow.set_cgroups_path(Some(cgroup.to_owned()));
     shadow.set_seccomp(None);
+    shadow.set_personality(None);
+    shadow.set_memory_policy(None);
     shadow.set_rootfs_propagation(linux.rootfs_propagation().as_deref().map(propagation));
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
     let user = namespaces.iter().any(|each| each.typ() == LinuxNamespaceType::User);
@@ -91,8 +93,8 @@ fn process(process: &Process) -> Process {
     shadow.set_rlimits(None);
     shadow.set_no_new_privileges(None);
     shadow.set_oom_score_adj(None);
-    shadow.set_io_priority(*process.io_priority());
-    shadow.set_scheduler(process.scheduler().clone());
+    shadow.set_io_priority(None);
+    shadow.set_scheduler(None);
     shadow
 }
 

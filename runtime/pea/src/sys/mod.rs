@@ -8,6 +8,7 @@ pub mod capability;
 pub mod image;
 pub mod mount;
 pub mod process;
+pub mod sched;
 pub mod seccomp;
 pub mod tty;
 

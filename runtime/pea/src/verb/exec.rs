@@ -256,6 +256,7 @@ impl Inside<'_> {
         self.plan.raise_limits()?;
         self.plan.adjust_oom_score()?;
         join_keyring(&self.record.id)?;
+        self.plan.affinity.apply_initial()?;
         cgroup::join(&self.record.cgroup, self.door.init)?;
         // All in one call, so that joining the user namespace does not take away the right to join the others.
         setns(self.door.pidfd.as_fd(), self.door.namespaces).map_err(|error| {
