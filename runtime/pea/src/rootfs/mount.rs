@@ -13,6 +13,7 @@ use nix::unistd::{chdir, fchdir, symlinkat};
 use super::beneath::{self, Last, Missing};
 use super::copy;
 use super::plan::{Kind, Mount};
+use super::protect;
 use super::source::{self, Source};
 use crate::error::Error;
 use crate::sys::mount::{self, Change, FileSystem, attribute};
@@ -63,10 +64,10 @@ impl Target<'_> {
         let mode = self.present_mode(mount);
         let fd = match self.make(mount, mode, delay) {
             Ok(fd) => fd,
-            Err(Refused::Permission(error)) if self.user_namespace => match machines_own(mount, kind)? {
-                Some(fd) => fd,
-                None => return Err(error),
-            },
+            Err(Refused::Permission(error)) if self.user_namespace => {
+                let Some((_, path)) = MACHINES_OWN.iter().find(|(name, _)| name == kind) else { return Err(error) };
+                return self.machines_own(mount, Path::new(path));
+            }
             Err(Refused::TooLong) => return self.file_system_by_path(mount),
             Err(Refused::Permission(error) | Refused::Otherwise(error)) => return Err(error),
         };
@@ -82,6 +83,22 @@ impl Target<'_> {
         source::change(&delayed, &fd)?;
         self.attach(mount, &fd, Missing::Directory)?;
         Ok(fd)
+    }
+
+    /// Binds what the machine has of a kind, with the options asked for on all of it.
+    fn machines_own(&self, mount: &Mount, path: &Path) -> Result<OwnedFd, Error> {
+        let failure = |error| mount.failure(format_args!("bind {}", path.display()), error);
+        let tree = mount::clone_tree(beneath::anywhere(), path, true, true).map_err(failure)?;
+        mount::change(tree.as_fd(), true, Change::set(mount.options.own.set)).map_err(failure)?;
+        source::change(mount, &tree)?;
+        self.attach(mount, &tree, Missing::Directory)?;
+        // The machine's cgroups come along with its sysfs, and are none of the container's business.
+        let cgroups = mount.destination.join("fs/cgroup");
+        if let (true, Ok(cgroups)) = (mount.is("sysfs"), beneath::find(self.root, &cgroups, Last::Follow)) {
+            let cover = protect::empty_directory().map_err(failure)?;
+            mount::attach(cover.as_fd(), cgroups.as_fd()).map_err(failure)?;
+        }
+        Ok(tree)
     }
 
     /// Changes what is mounted at the destination.
@@ -216,15 +233,6 @@ pub fn configure(mount: &Mount, file_system: &FileSystem, mode: Option<u32>) -> 
         set("mode", Some(&format!("{mode:o}")))?;
     }
     mount.options.data.iter().try_for_each(|(key, value)| set(key, value.as_deref()))
-}
-
-fn machines_own(mount: &Mount, kind: &str) -> Result<Option<OwnedFd>, Error> {
-    let Some((_, path)) = MACHINES_OWN.iter().find(|(name, _)| *name == kind) else { return Ok(None) };
-    let failure = |error| mount.failure(format_args!("bind {path}"), error);
-    let tree = mount::clone_tree(beneath::anywhere(), Path::new(path), true, true).map_err(failure)?;
-    let own = Change::set(mount.options.own.set);
-    mount::change(tree.as_fd(), true, own).map_err(failure)?;
-    Ok(Some(tree))
 }
 
 /// What sort of file a descriptor refers to.

@@ -110,7 +110,7 @@ pub struct Protected {
 }
 
 /// Everything about the container's file system.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Plan {
     pub(super) rootfs: PathBuf,
     pub(super) read_only: bool,

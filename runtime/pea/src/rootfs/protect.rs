@@ -62,7 +62,8 @@ fn find(root: BorrowedFd<'_>, protected: &Protected) -> Result<Option<OwnedFd>, 
     }
 }
 
-fn empty_directory() -> std::io::Result<OwnedFd> {
+/// A mount of nothing.
+pub fn empty_directory() -> std::io::Result<OwnedFd> {
     let tmpfs = FileSystem::open("tmpfs")?;
     for (key, value) in [("source", Some("tmpfs")), ("nr_blocks", Some("1")), ("nr_inodes", Some("1"))] {
         tmpfs.set(key, value)?;
