@@ -33,12 +33,16 @@ mod store;
 mod sys;
 mod verb;
 
+pub use cgroup::{OomEvents, OomWatch};
 pub use error::{Error, ErrorKind};
 pub use options::{CgroupDriver, CreateOptions, ExecOptions};
 pub use pending::Pending;
 pub use runtime::Runtime;
 pub use state::{State, Status};
-pub use stats::{BlkioStats, CgroupVersion, CpuStats, IoEntry, MemoryStats, PidsStats, Stats};
+pub use stats::{
+    BlkioStats, CgroupVersion, CpuStats, CpusetStats, HugetlbStats, IoEntry, MemoryCounter, MemoryStats, PidsStats,
+    Pressure, PressureLine, RdmaStats, Stats,
+};
 
 /// The version of the OCI runtime specification this runtime was written against.
 pub const OCI_VERSION: &str = "1.2.1";

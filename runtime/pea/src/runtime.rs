@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 
+use crate::cgroup::OomWatch;
 use crate::error::Error;
 use crate::options::{CgroupDriver, CreateOptions, ExecOptions};
 use crate::pending::Pending;
@@ -11,7 +12,7 @@ use crate::spec::NOTIFY_SOCKET;
 use crate::state::State;
 use crate::stats::Stats;
 use crate::store::Container;
-use crate::verb::{create, delete, exec, kill, query, start};
+use crate::verb::{create, delete, exec, kill, pause, query, start, update};
 
 /// A state root and a cgroup driver: all that the verbs share.
 #[derive(Clone, Debug)]
@@ -49,6 +50,26 @@ impl Runtime {
     /// Sends a signal (any number the kernel knows) to the init, or to all of the container's processes.
     pub fn kill(&self, id: &str, signal: i32, all: bool) -> Result<(), Error> {
         kill::kill(&self.container(id)?, signal, all)
+    }
+
+    /// Stops all processes of a created or running container where they are.
+    pub fn pause(&self, id: &str) -> Result<(), Error> {
+        pause::pause(&self.container(id)?)
+    }
+
+    /// Lets the processes of a paused container go on.
+    pub fn resume(&self, id: &str) -> Result<(), Error> {
+        pause::resume(&self.container(id)?)
+    }
+
+    /// Sets other limits. What is not given stays as it is, and so do device rules.
+    pub fn update(&self, id: &str, resources: &LinuxResources) -> Result<(), Error> {
+        update::update(&self.container(id)?, resources)
+    }
+
+    /// Watches for processes of the container that are killed because its memory limit was reached.
+    pub fn oom_watch(&self, id: &str) -> Result<OomWatch, Error> {
+        OomWatch::new(&self.container(id)?.record()?.cgroup)
     }
 
     /// Removes all that is left of a stopped container; with `force`, ends a living one first and

@@ -28,6 +28,12 @@ pub struct Stats {
     pub pids: PidsStats,
     /// Block devices.
     pub blkio: BlkioStats,
+    /// Which processors and memory nodes it may use.
+    pub cpuset: CpusetStats,
+    /// Huge pages, by their size (`2MB`).
+    pub hugetlb: BTreeMap<String, HugetlbStats>,
+    /// RDMA, by device.
+    pub rdma: BTreeMap<String, RdmaStats>,
 }
 
 /// Processor time, in nanoseconds.
@@ -47,6 +53,34 @@ pub struct CpuStats {
     pub throttled_periods: u64,
     /// Time spent throttled.
     pub throttled_time: u64,
+    /// Periods in which more than the quota was used, from what had been saved up.
+    pub burst_periods: u64,
+    /// Time used so.
+    pub burst_time: u64,
+    /// Time lost by waiting for a processor.
+    pub pressure: Option<Pressure>,
+}
+
+/// How much was lost by waiting for a resource (psi.rst): by some of the tasks, and by all of them at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Pressure {
+    /// At least one task waited.
+    pub some: PressureLine,
+    /// All tasks waited.
+    pub full: PressureLine,
+}
+
+/// One line of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct PressureLine {
+    /// Per cent of the time, over the last 10 seconds.
+    pub avg10: f64,
+    /// Per cent of the time, over the last minute.
+    pub avg60: f64,
+    /// Per cent of the time, over the last five minutes.
+    pub avg300: f64,
+    /// In all, in microseconds.
+    pub total: u64,
 }
 
 /// Memory, in bytes.
@@ -58,20 +92,33 @@ pub struct MemoryStats {
     pub max_usage: u64,
     /// The hard limit.
     pub limit: Option<u64>,
-    /// Swap in use now (v1: memory and swap together).
-    pub swap_usage: u64,
-    /// The swap limit (v1: of memory and swap together).
-    pub swap_limit: Option<u64>,
-    /// Kernel memory in use (v1 only).
-    pub kernel_usage: u64,
-    /// TCP buffers in use (v1 only).
-    pub kernel_tcp_usage: u64,
+    /// Swap (v1: memory and swap together).
+    pub swap: MemoryCounter,
+    /// The kernel's memory (v1 only).
+    pub kernel: MemoryCounter,
+    /// TCP buffers (v1 only).
+    pub kernel_tcp: MemoryCounter,
     /// How often the limit was hit.
     pub failures: u64,
     /// Processes killed because the limit was hit.
     pub oom_kills: u64,
     /// `memory.stat` as the kernel has it.
     pub stat: BTreeMap<String, u64>,
+    /// Time lost by waiting for memory.
+    pub pressure: Option<Pressure>,
+}
+
+/// A kind of memory that is counted and limited by itself, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct MemoryCounter {
+    /// In use now.
+    pub usage: u64,
+    /// The most ever in use (0 where not recorded).
+    pub max_usage: u64,
+    /// The hard limit.
+    pub limit: Option<u64>,
+    /// How often the limit was hit.
+    pub failures: u64,
 }
 
 impl MemoryStats {
@@ -98,6 +145,43 @@ pub struct BlkioStats {
     pub bytes: Vec<IoEntry>,
     /// Requests, by device and operation.
     pub operations: Vec<IoEntry>,
+    /// Time lost by waiting for devices.
+    pub pressure: Option<Pressure>,
+}
+
+/// Processors and memory nodes, as the kernel writes lists of them: `0-3,7`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct CpusetStats {
+    /// Processors; empty where it is not said.
+    pub cpus: String,
+    /// Memory nodes; empty where it is not said.
+    pub mems: String,
+}
+
+/// Huge pages of one size, in bytes: those reserved, where the kernel counts that, else those in use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct HugetlbStats {
+    /// Now.
+    pub usage: u64,
+    /// The most ever (v1 only).
+    pub max_usage: u64,
+    /// The most allowed.
+    pub limit: Option<u64>,
+    /// How often the limit was hit.
+    pub failures: u64,
+}
+
+/// Use of an RDMA device.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RdmaStats {
+    /// Handles in use.
+    pub handles: u64,
+    /// Objects in use.
+    pub objects: u64,
+    /// Handles allowed.
+    pub handle_limit: Option<u64>,
+    /// Objects allowed.
+    pub object_limit: Option<u64>,
 }
 
 /// One counter of one device.

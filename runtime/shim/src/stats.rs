@@ -3,7 +3,7 @@
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
-use pea::{CgroupVersion, IoEntry, Stats};
+use pea::{CgroupVersion, IoEntry, MemoryCounter, Stats};
 
 use crate::error::Error;
 
@@ -106,11 +106,15 @@ fn memory_v1(stats: &Stats) -> v1::MemoryStat {
         total_active_file: field("total_active_file"),
         total_unevictable: field("total_unevictable"),
         usage: entry(memory.usage, memory.max_usage, memory.limit, memory.failures),
-        swap: entry(memory.swap_usage, 0, memory.swap_limit, 0),
-        kernel: entry(memory.kernel_usage, 0, None, 0),
-        kernel_tcp: entry(memory.kernel_tcp_usage, 0, None, 0),
+        swap: counter(&memory.swap),
+        kernel: counter(&memory.kernel),
+        kernel_tcp: counter(&memory.kernel_tcp),
         ..Default::default()
     }
+}
+
+fn counter(counter: &MemoryCounter) -> MessageField<v1::MemoryEntry> {
+    entry(counter.usage, counter.max_usage, counter.limit, counter.failures)
 }
 
 fn entry(usage: u64, max: u64, limit: Option<u64>, failures: u64) -> MessageField<v1::MemoryEntry> {
@@ -170,8 +174,8 @@ fn memory_v2(stats: &Stats) -> v2::MemoryStat {
         usage: memory.usage,
         usage_limit: memory.limit.unwrap_or(UNLIMITED),
         max_usage: memory.max_usage,
-        swap_usage: memory.swap_usage,
-        swap_limit: memory.swap_limit.unwrap_or(UNLIMITED),
+        swap_usage: memory.swap.usage,
+        swap_limit: memory.swap.limit.unwrap_or(UNLIMITED),
         ..Default::default()
     }
 }

@@ -63,7 +63,7 @@ impl Hierarchy {
 }
 
 /// All hierarchies of a machine, and which of them has which controller.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Layout {
     all: Vec<Hierarchy>,
     /// The controllers of the unified hierarchy, by their names there.

@@ -8,52 +8,42 @@ mod create;
 #[allow(dead_code)] // until the engine uses it
 mod delegate;
 pub(crate) mod devices;
+mod freeze;
 mod hierarchy;
 mod kill;
+mod members;
+mod oom;
 #[allow(dead_code)] // until the engine uses it
 mod plan;
-#[allow(dead_code)] // until the engine uses it
+mod remove;
 mod resources;
 mod stats;
 pub(crate) mod swap;
-#[allow(dead_code)] // until the engine uses it
+mod update;
 mod value;
 
-use std::fs::{self, File};
-use std::io::{self, Write};
+use std::fs;
+use std::io;
 use std::path::{Component, Path, PathBuf};
-use std::thread;
-use std::time::{Duration, Instant};
 
-pub(crate) use hierarchy::{Hierarchy, Kind, all as hierarchies};
+pub(crate) use freeze::{freeze, is_frozen, thaw};
+pub(crate) use hierarchy::{Kind, all as hierarchies};
+pub(crate) use members::pids;
+pub use oom::{OomEvents, OomWatch};
 #[allow(unused_imports)]
-pub(crate) use plan::Plan;
+pub(crate) use plan::{Plan, zero_is_a_limit};
+pub use remove::remove_tree;
 pub(crate) use stats::read as stats;
+pub(crate) use update::{merge, update, without_empty_pids};
 
-use crate::error::{Error, ErrorKind};
-
-/// How long a dying process may keep its cgroup busy.
-const REMOVAL_DEADLINE: Duration = Duration::from_secs(2);
-
-/// Removes the cgroup at this `cgroupsPath` and its empty children, in every hierarchy.
-///
-/// Succeeds when there is none; fails when a process still lives in it.
-pub fn remove_tree(path: &Path) -> Result<(), Error> {
-    checked(path)?;
-    let end = Instant::now() + REMOVAL_DEADLINE;
-    let mut failure = None;
-    // Every hierarchy gets its turn, whatever happened in the one before.
-    for hierarchy in hierarchies()? {
-        if let Err(error) = remove_dir(&hierarchy.dir(path), end) {
-            failure.get_or_insert(error);
-        }
-    }
-    failure.map_or(Ok(()), Err)
-}
+use crate::error::Error;
 
 /// Sends SIGKILL to every process in the cgroup at this `cgroupsPath` and below, in any hierarchy,
-/// and waits (a few seconds at most) until they have ended.
+/// and waits (a few seconds at most) until they have ended. There are none where the path is empty.
 pub fn kill_tree(path: &Path) -> Result<(), Error> {
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
     checked(path)?;
     kill::kill_tree(path)
 }
@@ -130,6 +120,9 @@ pub(crate) fn leave_uncontrolled(before: &str) {
 /// Moves the calling process into the container's cgroups: where the container was put, or, where its processes have
 /// since been distributed over children (v2 allows none in between), beside its init.
 pub(crate) fn join(path: &Path, init: i32) -> Result<(), Error> {
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
     let of_init = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
     for hierarchy in hierarchies()? {
         let dir = hierarchy.dir(path);
@@ -146,94 +139,18 @@ pub(crate) fn join(path: &Path, init: i32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Every process in the cgroup and below, in any hierarchy; sorted.
-pub(crate) fn pids(path: &Path) -> Result<Vec<i32>, Error> {
-    let mut pids = Vec::new();
-    for hierarchy in hierarchies()? {
-        collect(&hierarchy.dir(path), &mut pids)?;
+/// The directory of the cgroup in each hierarchy. None for the empty path, which is that of a container whose cgroup
+/// nobody manages: there it must not be taken for the root, which holds every process of the machine.
+fn dirs(path: &Path) -> Result<Vec<PathBuf>, Error> {
+    if path.as_os_str().is_empty() {
+        return Ok(Vec::new());
     }
-    pids.sort_unstable();
-    pids.dedup();
-    Ok(pids)
-}
-
-fn collect(dir: &Path, pids: &mut Vec<i32>) -> Result<(), Error> {
-    let file = dir.join("cgroup.procs");
-    match fs::read_to_string(&file) {
-        // 0 stands for a process of another pid namespace, whom we have no name for.
-        Ok(text) => pids.extend(text.lines().filter_map(|line| line.parse::<i32>().ok()).filter(|pid| *pid > 0)),
-        // Gone, or a group of threads, whose processes are listed above it.
-        Err(error) if gone(&error) || error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-        Err(error) => return Err(Error::io(format!("read {}", file.display()), error)),
-    }
-    children(dir)?.iter().try_for_each(|child| collect(child, pids))
-}
-
-/// The child groups; none where the group is gone.
-fn children(dir: &Path) -> Result<Vec<PathBuf>, Error> {
-    match fs::read_dir(dir) {
-        Ok(entries) => Ok(entries
-            .flatten()
-            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
-            .map(|entry| entry.path())
-            .collect()),
-        Err(error) if gone(&error) => Ok(Vec::new()),
-        Err(error) => Err(Error::io(format!("read {}", dir.display()), error)),
-    }
+    Ok(hierarchies()?.iter().map(|hierarchy| hierarchy.dir(path)).collect())
 }
 
 /// Whether the group a call was about does not exist (any more).
 fn gone(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
-}
-
-fn remove_dir(dir: &Path, end: Instant) -> Result<(), Error> {
-    for child in children(dir)? {
-        remove_dir(&child, end)?;
-    }
-    loop {
-        let error = match fs::remove_dir(dir) {
-            Ok(()) => return Ok(()),
-            Err(error) if gone(&error) => return Ok(()),
-            Err(error) => error,
-        };
-        let mut members = Vec::new();
-        collect(dir, &mut members)?;
-        if error.raw_os_error() != Some(libc::EBUSY) || !members.is_empty() || Instant::now() >= end {
-            let text =
-                format!("remove cgroup {}: {} (processes: {members:?})", dir.display(), crate::error::reason(&error));
-            let kind = if members.is_empty() { ErrorKind::Internal } else { ErrorKind::Busy };
-            return Err(Error::new(kind, text));
-        }
-        // Empty, yet busy: its last process is on its way through the kernel's exit, for which v1 has no event.
-        thread::sleep(Duration::from_millis(2));
-    }
-}
-
-/// Whether all processes of the cgroup are frozen.
-pub(crate) fn is_frozen(path: &Path) -> bool {
-    let frozen = |hierarchy: &Hierarchy| {
-        let dir = hierarchy.dir(path);
-        let v1 = fs::read_to_string(dir.join("freezer.state")).is_ok_and(|text| text.trim() != "THAWED");
-        v1 || fs::read_to_string(dir.join("cgroup.freeze")).is_ok_and(|text| text.trim() == "1")
-    };
-    hierarchies().is_ok_and(|all| all.iter().any(frozen))
-}
-
-/// Lets frozen processes run, so that they can end. A cgroup that goes away meanwhile has none.
-pub(crate) fn thaw(path: &Path) -> Result<(), Error> {
-    for hierarchy in hierarchies()? {
-        for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
-            let file = hierarchy.dir(path).join(file);
-            // Opened and not created: elsewhere, and in a cgroup that is gone, there is no such file.
-            let written = File::options().write(true).open(&file).and_then(|mut file| file.write_all(value.as_bytes()));
-            match written {
-                Err(error) if !gone(&error) => return Err(Error::io(format!("write {}", file.display()), error)),
-                _ => {}
-            }
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -34,7 +34,9 @@ pub struct Plan {
 impl Plan {
     /// For this specification, on this machine.
     pub fn new(spec: &Spec, id: &str, driver: CgroupDriver) -> Result<Self, Error> {
-        Self::on(Layout::read()?, spec, id, driver)
+        // One that is not managed is in no hierarchy.
+        let layout = if driver == CgroupDriver::Disabled { Layout::default() } else { Layout::read()? };
+        Self::on(layout, spec, id, driver)
     }
 
     fn on(layout: Layout, spec: &Spec, id: &str, driver: CgroupDriver) -> Result<Self, Error> {
@@ -43,18 +45,19 @@ impl Plan {
         let anywhere = given.as_os_str().is_empty();
         let path = match driver {
             CgroupDriver::Systemd => systemd_path(&given.to_string_lossy(), id)?,
-            CgroupDriver::Cgroupfs | CgroupDriver::Disabled => spec::cgroups_path(spec, id)?,
+            CgroupDriver::Cgroupfs => spec::cgroups_path(spec, id)?,
+            CgroupDriver::Disabled => PathBuf::new(),
         };
         let target = Target { layout: &layout, path: &path, zero_is_a_limit: zero_is_a_limit(spec) };
         let values = match linux.and_then(|linux| linux.resources().as_ref()) {
-            Some(resources) => resources::values(resources, target)?,
-            None => Vec::new(),
+            Some(resources) if driver != CgroupDriver::Disabled => resources::values(resources, target)?,
+            _ => Vec::new(),
         };
         let owner = delegate::owner(spec, &layout);
         Ok(Self { devices: spec::device_rules(spec)?, path, driver, values, owner, anywhere, layout })
     }
 
-    /// The cgroup's path, absolute and the same in every hierarchy.
+    /// The cgroup's path, absolute and the same in every hierarchy; empty when nobody manages one.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -70,6 +73,9 @@ impl Plan {
     /// later, or the kernel refuses to clone into it, [`place`](Self::place) does it. A cgroup in which processes live
     /// is refused: they would be killed and counted with the container's.
     pub fn prepare(&self) -> Result<Option<OwnedFd>, Error> {
+        if self.driver == CgroupDriver::Disabled {
+            return Ok(None);
+        }
         self.check_unused()?;
         self.make().inspect_err(|_| self.undo())
     }
@@ -111,6 +117,9 @@ impl Plan {
     /// When the container has been set up, and before a hook or its program runs: what would have slowed or hindered
     /// the set-up, which are the limits of processor time and the device rules.
     pub fn enforce(&self) -> Result<(), Error> {
+        if self.driver == CgroupDriver::Disabled {
+            return Ok(());
+        }
         write_all(self.values.iter().filter(|value| value.late))?;
         devices::enforce(&self.path, &self.devices)
     }

@@ -3,6 +3,7 @@
 mod argv;
 mod create;
 mod delete;
+mod events;
 mod exec;
 mod features;
 mod foreground;
@@ -10,13 +11,16 @@ mod global;
 mod kill;
 mod list;
 mod notify;
+mod pause;
 mod ps;
 mod report;
 mod run;
+mod size;
 mod spec;
 mod start;
 mod state;
 mod terminal;
+mod update;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -47,15 +51,19 @@ struct Cli {
 enum Verb {
     Create(create::Arguments),
     Delete(delete::Arguments),
+    Events(events::Arguments),
     Exec(Box<exec::Arguments>),
     Features(features::Arguments),
     Kill(kill::Arguments),
     List(list::Arguments),
+    Pause(pause::PauseArguments),
     Ps(ps::Arguments),
+    Resume(pause::ResumeArguments),
     Run(run::Arguments),
     Spec(spec::Arguments),
     Start(start::Arguments),
     State(state::Arguments),
+    Update(Box<update::Arguments>),
 }
 
 /// Parses the command line, does what it says, and tells how it went.
@@ -124,17 +132,21 @@ fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
     match verb {
         Verb::Create(arguments) => done(create::run(&runtime, global, arguments)),
         Verb::Delete(arguments) => done(report::with_warnings(global, || delete::run(&runtime, &arguments))),
+        Verb::Events(arguments) => done(events::run(&runtime, &arguments)),
         Verb::Exec(arguments) => exec::run(&runtime, *arguments),
         Verb::Features(_) => done(features::run()),
         Verb::Kill(arguments) => done(kill::run(&runtime, &arguments)),
         Verb::List(arguments) => {
             done(report::with_warnings(global, || list::run(&runtime, &global.root(), &arguments)))
         }
+        Verb::Pause(arguments) => done(pause::pause(&runtime, &arguments)),
         Verb::Ps(arguments) => done(ps::run(&runtime, &arguments)),
+        Verb::Resume(arguments) => done(pause::resume(&runtime, &arguments)),
         Verb::Run(arguments) => run::run(&runtime, global, &arguments),
         Verb::Spec(arguments) => done(spec::run(&arguments)),
         Verb::Start(arguments) => done(start::run(&runtime, &arguments)),
         Verb::State(arguments) => done(state::run(&runtime, &arguments)),
+        Verb::Update(arguments) => done(update::run(&runtime, &arguments)),
     }
 }
 

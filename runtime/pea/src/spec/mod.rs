@@ -34,6 +34,9 @@ pub fn parse(text: &[u8], path: &Path) -> Result<Spec, Error> {
     if let Some(process) = value.get_mut("process") {
         complete(process);
     }
+    if let Some(resources) = value.pointer_mut("/linux/resources") {
+        crate::cgroup::without_empty_pids(resources);
+    }
     typed(value, path)
 }
 

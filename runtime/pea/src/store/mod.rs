@@ -207,6 +207,16 @@ impl Container {
         crate::spec::parse(&text, &path)
     }
 
+    /// Changes the specification that is kept.
+    pub fn change_spec(&self, _held: &Lock, change: impl FnOnce(&mut serde_json::Value)) -> Result<(), Error> {
+        let path = self.dir().join(SPEC);
+        let text = fs::read(&path).map_err(|error| Error::io(format!("read {}", path.display()), error))?;
+        let broken = |error| Error::internal(format!("{}: {error}", path.display()));
+        let mut spec = serde_json::from_slice(&text).map_err(broken)?;
+        change(&mut spec);
+        replace(&path, &serde_json::to_vec(&spec).map_err(broken)?)
+    }
+
     /// Removes the directory; content with there being none.
     pub fn remove(&self) -> Result<(), Error> {
         let (dir, away) = (self.dir(), self.staging());

@@ -7,6 +7,7 @@ pub mod bpf;
 pub mod capability;
 pub mod image;
 pub mod mount;
+pub mod notify;
 pub mod process;
 pub mod sched;
 pub mod seccomp;

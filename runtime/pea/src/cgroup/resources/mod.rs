@@ -9,6 +9,8 @@ mod cpu;
 mod memory;
 mod other;
 
+pub use memory::check_before_update;
+
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::LinuxResources;

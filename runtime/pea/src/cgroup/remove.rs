@@ -1,0 +1,55 @@
+//! Removing a cgroup.
+
+use std::fs;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::members::{children, collect};
+use super::{checked, dirs, gone};
+use crate::error::{Error, ErrorKind};
+
+/// How long a dying process may keep its cgroup busy.
+const REMOVAL_DEADLINE: Duration = Duration::from_secs(2);
+
+/// Removes the cgroup at this `cgroupsPath` and its empty children, in every hierarchy.
+///
+/// Succeeds when there is none, or the path is empty; fails when a process still lives in it.
+pub fn remove_tree(path: &Path) -> Result<(), Error> {
+    if path.as_os_str().is_empty() {
+        return Ok(());
+    }
+    checked(path)?;
+    let end = Instant::now() + REMOVAL_DEADLINE;
+    let mut failure = None;
+    // Every hierarchy gets its turn, whatever happened in the one before.
+    for dir in dirs(path)? {
+        if let Err(error) = remove_dir(&dir, end) {
+            failure.get_or_insert(error);
+        }
+    }
+    failure.map_or(Ok(()), Err)
+}
+
+fn remove_dir(dir: &Path, end: Instant) -> Result<(), Error> {
+    for child in children(dir)? {
+        remove_dir(&child, end)?;
+    }
+    loop {
+        let error = match fs::remove_dir(dir) {
+            Ok(()) => return Ok(()),
+            Err(error) if gone(&error) => return Ok(()),
+            Err(error) => error,
+        };
+        let mut members = Vec::new();
+        collect(dir, &mut members)?;
+        if error.raw_os_error() != Some(libc::EBUSY) || !members.is_empty() || Instant::now() >= end {
+            let text =
+                format!("remove cgroup {}: {} (processes: {members:?})", dir.display(), crate::error::reason(&error));
+            let kind = if members.is_empty() { ErrorKind::Internal } else { ErrorKind::Busy };
+            return Err(Error::new(kind, text));
+        }
+        // Empty, yet busy: its last process is on its way through the kernel's exit, for which v1 has no event.
+        thread::sleep(Duration::from_millis(2));
+    }
+}
