@@ -104,19 +104,11 @@ fn settle(kept: &mut Kept, report: &mut OwnedFd) -> Result<(), Error> {
     for fd in wanted {
         let copy =
             sys::duplicate_above(fd.as_fd(), lowest).map_err(|error| Error::io("duplicate a descriptor", error))?;
-        numbers.push(copy.as_raw_fd() as u32);
+        numbers.push(copy.as_raw_fd());
         // The old number is closed below with all the others.
         std::mem::forget(std::mem::replace(fd, copy));
     }
-    numbers.sort_unstable();
-    let mut first = lowest as u32;
-    for number in numbers.into_iter().chain([u32::MAX]) {
-        if number > first {
-            sys::close_range(first, number - 1).map_err(|error| Error::io("close descriptors", error))?;
-        }
-        first = number.saturating_add(1);
-    }
-    Ok(())
+    sys::close_all_from(lowest as u32, &numbers).map_err(|error| Error::io("close descriptors", error))
 }
 
 fn report(outcome: Result<i32, Error>) -> Vec<u8> {

@@ -18,7 +18,7 @@ use crate::sys::process;
 
 /// Runs hooks one after the other, with the state on their standard input. The first failure ends it.
 ///
-/// A hook without an environment of its own gets that of `program`, or none.
+/// A hook without an environment of its own gets that of `program`, or without one, ours.
 pub fn run(kind: &str, hooks: &[Hook], state: &State, program: Option<&Plan>) -> Result<(), Error> {
     for hook in hooks {
         let what = format!("{kind} hook {}", hook.path().display());
@@ -52,9 +52,12 @@ fn command(hook: &Hook, program: Option<&Plan>) -> Command {
     if let Some((name, arguments)) = hook.args().as_deref().and_then(<[String]>::split_first) {
         command.arg0(name).args(arguments);
     }
-    command.env_clear();
     let inherited = program.map(|plan| plan.env.iter().map(|entry| entry.to_string_lossy().into_owned()).collect());
-    for entry in hook.env().clone().or(inherited).unwrap_or_default() {
+    let given: Option<Vec<String>> = hook.env().clone().or(inherited);
+    if given.is_some() {
+        command.env_clear();
+    }
+    for entry in given.unwrap_or_default() {
         let (name, value) = entry.split_once('=').unwrap_or((&entry, ""));
         command.env(name, value);
     }

@@ -21,7 +21,6 @@ mod pending;
 mod pidfd_socket;
 mod process;
 pub mod protect;
-#[allow(dead_code, unused_imports)] // until the engine uses it
 mod rootfs;
 mod runtime;
 mod seccomp;

@@ -12,6 +12,7 @@ use crate::spec::NOTIFY_SOCKET;
 use crate::state::State;
 use crate::stats::Stats;
 use crate::store::Container;
+use crate::verb::create::Source;
 use crate::verb::{create, delete, exec, kill, pause, query, start, update};
 
 /// A state root and a cgroup driver: all that the verbs share.
@@ -31,7 +32,15 @@ impl Runtime {
     ///
     /// Forks: a caller with more than one thread is refused.
     pub fn create(&self, id: &str, bundle: &Path, options: CreateOptions) -> Result<Pending, Error> {
-        create::create(self.container(id)?, self.driver, bundle, options)
+        create::create(self.container(id)?, self.driver, bundle, Source::Bundle, options)
+    }
+
+    /// The same with a specification in memory instead of the bundle's `config.json`. Relative paths in it are relative
+    /// to `bundle`, which need not hold anything else.
+    ///
+    /// Forks: a caller with more than one thread is refused.
+    pub fn create_spec(&self, id: &str, spec: Spec, bundle: &Path, options: CreateOptions) -> Result<Pending, Error> {
+        create::create(self.container(id)?, self.driver, bundle, Source::Spec(Box::new(spec)), options)
     }
 
     /// Starts one more process in the container, exactly as `process` says: capabilities that are

@@ -100,11 +100,11 @@ fn a_mount_that_fails_leaves_nothing() {
     let mut bundle = Bundle::idle();
     let mount = json!({"destination": "/x", "source": "/no/such/source", "type": "bind", "options": ["bind"]});
     bundle.spec["mounts"].as_array_mut().unwrap().push(mount);
-    fails(&bundle, &["/no/such/source", "No such file"]);
+    fails(&bundle, &["mounts[7] /x", "/no/such/source", "no such file"]);
     let mount = json!({"destination": "/tmp", "source": "x", "type": "no-such-type"});
     bundle.spec["mounts"].as_array_mut().unwrap().pop();
     bundle.spec["mounts"].as_array_mut().unwrap().push(mount);
-    fails(&bundle, &["no-such-type", "ENODEV"]);
+    fails(&bundle, &["no-such-type", "no such device"]);
 }
 
 #[test]

@@ -180,10 +180,18 @@ fn a_linked_dev_is_refused_and_nothing_is_written_where_it_leads() {
 
 #[test]
 fn the_machines_dev_is_not_touched() {
-    let mut bundle = Bundle::new(&["true"]);
+    let names = || {
+        let mut names: Vec<_> = fs::read_dir("/dev").unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let mut bundle = Bundle::new(&["test", "-c", "/dev/null"]);
     bundle.spec["mounts"] = json!([{"destination": "/dev/", "type": "bind", "source": "/dev", "options": ["rbind"]}]);
-    let done = bundle.run();
-    assert!(stderr(&done).contains("bind mount over /dev"), "{}", stderr(&done));
+    bundle.spec["linux"]["devices"] = json!([{"path": "/dev/pea-test", "type": "c", "major": 1, "minor": 3}]);
+    let before = names();
+    bundle.run();
+    assert_eq!(names(), before);
+    bundle.assert_nothing_left();
 }
 
 #[test]

@@ -3,9 +3,7 @@
 //! A cgroup is named by one absolute path, the same in every hierarchy of the machine. Three layouts are served: one
 //! hierarchy a controller (v1), the same with a unified one beside it (hybrid), and the unified one alone (v2).
 
-#[allow(dead_code)] // until the engine uses it
 mod create;
-#[allow(dead_code)] // until the engine uses it
 mod delegate;
 pub(crate) mod devices;
 mod freeze;
@@ -13,12 +11,10 @@ mod hierarchy;
 mod kill;
 mod members;
 mod oom;
-#[allow(dead_code)] // until the engine uses it
 mod plan;
 mod remove;
 mod resources;
 mod stats;
-pub(crate) mod swap;
 mod update;
 mod value;
 
@@ -30,7 +26,6 @@ pub(crate) use freeze::{freeze, is_frozen, thaw};
 pub(crate) use hierarchy::{Kind, all as hierarchies};
 pub(crate) use members::pids;
 pub use oom::{OomEvents, OomWatch};
-#[allow(unused_imports)]
 pub(crate) use plan::{Plan, zero_is_a_limit};
 pub use remove::remove_tree;
 pub(crate) use stats::read as stats;
@@ -86,35 +81,6 @@ pub(crate) fn systemd_path(given: &str, id: &str) -> Result<PathBuf, Error> {
     }
     checked(&path)?;
     Ok(path)
-}
-
-/// Makes the cgroup, for the calling process, in the hierarchies the engine leaves out: systemd's named one, and the
-/// unified one beside v1 controllers. With them one file kills and counts all, and tools find the container.
-pub(crate) fn join_uncontrolled(path: &Path) -> Result<(), Error> {
-    let all = hierarchies()?;
-    let hybrid = all.iter().any(|hierarchy| hierarchy.kind == Kind::Controllers);
-    for hierarchy in all.iter().filter(|hierarchy| hybrid && hierarchy.kind != Kind::Controllers) {
-        let dir = hierarchy.dir(path);
-        let joined = fs::create_dir_all(&dir).and_then(|()| fs::write(dir.join("cgroup.procs"), "0"));
-        match joined {
-            Ok(()) => {}
-            // It controls nothing, so nothing is lost where it may not be written.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EROFS | libc::EACCES | libc::EPERM)) => {}
-            Err(error) => return Err(Error::io(format!("join cgroup {}", dir.display()), error)),
-        }
-    }
-    Ok(())
-}
-
-/// Takes the calling process back from where [`join_uncontrolled`] put it, so that the cgroup can be removed.
-/// `before` is its /proc/self/cgroup of then.
-pub(crate) fn leave_uncontrolled(before: &str) {
-    for hierarchy in hierarchies().into_iter().flatten().filter(|hierarchy| hierarchy.kind != Kind::Controllers) {
-        if let Some(path) = hierarchy.member_of(before) {
-            // What cannot be left shows when it cannot be removed.
-            let _ = fs::write(hierarchy.dir(&path).join("cgroup.procs"), "0");
-        }
-    }
 }
 
 /// Moves the calling process into the container's cgroups: where the container was put, or, where its processes have

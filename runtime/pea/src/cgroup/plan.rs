@@ -63,6 +63,7 @@ impl Plan {
     }
 
     /// Which of the two manages it.
+    #[allow(dead_code)] // until systemd is asked
     pub fn driver(&self) -> CgroupDriver {
         self.driver
     }

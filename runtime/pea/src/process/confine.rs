@@ -250,7 +250,6 @@ impl Launch {
     }
 
     /// The descriptors that must be there until [`run`](Self::run).
-    #[allow(dead_code)] // for an init that closes all others
     pub fn descriptors(&self) -> Vec<RawFd> {
         self.notice.iter().map(Notice::descriptor).collect()
     }

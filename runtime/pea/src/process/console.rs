@@ -23,7 +23,8 @@ pub fn connect(path: &Path) -> Result<UnixStream, Error> {
 }
 
 /// Opens a terminal inside the container, makes it the session's and the standard streams', and sends its master.
-pub fn open(socket: BorrowedFd<'_>, size: Option<tty::Size>) -> Result<(), Error> {
+/// Returns its slave.
+pub fn open(socket: BorrowedFd<'_>, size: Option<tty::Size>) -> Result<OwnedFd, Error> {
     let path = Path::new("/dev/pts/ptmx");
     let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
     let master = open_file(path, flags, Mode::empty()).map_err(|error| Error::io("open /dev/pts/ptmx", error))?;
@@ -41,7 +42,7 @@ pub fn open(socket: BorrowedFd<'_>, size: Option<tty::Size>) -> Result<(), Error
     for number in 0..3 {
         sys::set_stdio(slave.as_fd(), number).map_err(|error| Error::io("set a standard stream", error))?;
     }
-    Ok(())
+    Ok(slave)
 }
 
 fn send(socket: BorrowedFd<'_>, master: &OwnedFd) -> Result<(), Error> {

@@ -23,6 +23,7 @@ mod sysctl;
 
 use std::path::PathBuf;
 
+#[allow(unused_imports)] // until `features` lists them
 pub use option::names as option_names;
 pub use plan::Plan;
 pub use root::Root;

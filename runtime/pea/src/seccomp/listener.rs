@@ -85,7 +85,7 @@ pub struct Notice {
 }
 
 impl Notice {
-    /// The number of the connection.
+    /// The number of the connection's descriptor, which must stay open until the message is sent.
     pub fn descriptor(&self) -> RawFd {
         self.socket.as_raw_fd()
     }

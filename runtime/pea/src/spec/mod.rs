@@ -2,8 +2,6 @@
 
 mod amend;
 mod default;
-mod rootfs;
-mod shadow;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,8 +12,6 @@ use serde_json::{Value, json};
 
 pub use amend::{NOTIFY_SOCKET, add_env, add_notify_socket};
 pub use default::{default_spec, make_rootless};
-pub use rootfs::check as check_rootfs;
-pub use shadow::shadow;
 
 use crate::cgroup::devices::Rules;
 use crate::error::Error;

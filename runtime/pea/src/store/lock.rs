@@ -1,7 +1,6 @@
 //! The lock that serialises changes to one container.
 
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
@@ -42,11 +41,6 @@ impl Lock {
             thread::sleep(pause);
             pause = (pause * 2).min(Duration::from_millis(50));
         }
-    }
-
-    /// The number of its descriptor.
-    pub fn number(&self) -> RawFd {
-        self.0.as_raw_fd()
     }
 
     /// Whether somebody holds it now.

@@ -4,8 +4,8 @@
 //! <root>/<id>/state.json    the record; replaced by rename
 //! <root>/<id>/config.json   the specification as it was at create
 //! <root>/<id>/lock          who changes the container holds this (flock)
-//! <root>/<id>/engine/       private to the engine
 //! <root>/<id>/notify/       for the socket of sd_notify(3), when there is one
+//! <root>/<id>/start.sock    the init waits here to be started
 //! <root>/@<id>.<pid>/       a container directory being prepared; not yet there for anybody
 //! <root>/@seccomp/          compiled seccomp filters, for all containers
 //! ```
@@ -70,11 +70,6 @@ impl Container {
         self.root.join(&self.id)
     }
 
-    /// Where the engine keeps what only it understands.
-    pub fn engine_dir(&self) -> PathBuf {
-        self.dir().join("engine")
-    }
-
     /// Where the socket is that the container tells its readiness to.
     pub fn notify_dir(&self) -> PathBuf {
         self.dir().join("notify")
@@ -127,7 +122,6 @@ impl Container {
         let lock = Lock::take(&staging.join(LOCK), || {})?;
         replace(&staging.join(SPEC), spec)?;
         replace(&staging.join(RECORD), &record.encode()?)?;
-        make_dir(&staging.join("engine"))?;
         Ok(lock)
     }
 

@@ -5,6 +5,7 @@
 
 pub mod bpf;
 pub mod capability;
+pub mod clone;
 pub mod image;
 pub mod mount;
 pub mod notify;
@@ -12,6 +13,7 @@ pub mod process;
 pub mod sched;
 pub mod seccomp;
 pub mod tty;
+pub mod uts;
 
 use std::fs::File;
 use std::io;
@@ -53,6 +55,20 @@ pub fn is_open(number: RawFd) -> bool {
 pub fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: see the function's condition; the numbers are not used again.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) }).map(drop)
+}
+
+/// Closes every descriptor from `lowest` on but those of `keep`; see [`close_range`] for when that is allowed.
+pub fn close_all_from(lowest: u32, keep: &[RawFd]) -> io::Result<()> {
+    let mut keep: Vec<u32> = keep.iter().map(|number| *number as u32).collect();
+    keep.sort_unstable();
+    let mut first = lowest;
+    for number in keep.into_iter().chain([u32::MAX]) {
+        if number > first {
+            close_range(first, number - 1)?;
+        }
+        first = first.max(number.saturating_add(1));
+    }
+    Ok(())
 }
 
 /// Has every descriptor from `first` on closed by the next execve.

@@ -282,7 +282,7 @@ impl Inside<'_> {
     fn set_up(&self) -> Result<crate::process::Launch, Error> {
         setsid().map_err(|error| Error::io("make a session", error))?;
         match &self.door.console {
-            Some(socket) => open_console(socket.as_fd(), self.plan.console_size)?,
+            Some(socket) => open_console(socket.as_fd(), self.plan.console_size).map(drop)?,
             None => self.set_stdio()?,
         }
         let launch = confine(self.plan, self.door.proc.as_fd())?;

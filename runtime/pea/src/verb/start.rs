@@ -23,7 +23,7 @@ pub fn start(container: &Container) -> Result<(), Error> {
             return Err(Error::new(ErrorKind::InvalidState, text));
         }
     }
-    engine::start(&container.engine_dir(), id)?;
+    engine::open_gate(&container.dir(), id)?;
     record.started = true;
     container.save(&record, &lock)?;
     let spec = container.spec()?;
@@ -31,8 +31,9 @@ pub fn start(container: &Container) -> Result<(), Error> {
     let state = State::of(&record, Status::Running, record.living_init().unwrap_or(0));
     let told = hooks::run("poststart", &hooks, &state, None);
     if told.is_err() {
-        // The specification: a failing poststart hook ends the container.
-        delete::end(&record)?;
+        // As other runtimes have it: the container ends, and is no more.
+        drop(lock);
+        delete::delete(container, true)?;
     }
     told
 }

@@ -113,20 +113,6 @@ impl Rule {
         let number = |number: Option<i32>| number.map_or("*".to_owned(), |number| number.to_string());
         format!("{kind} {}:{} {}", number(self.major), number(self.minor), self.access)
     }
-
-    fn to_spec(self) -> LinuxDeviceCgroup {
-        let mut rule = LinuxDeviceCgroup::default();
-        rule.set_allow(self.allow);
-        rule.set_typ(Some(match self.kind {
-            None => LinuxDeviceType::A,
-            Some(Kind::Block) => LinuxDeviceType::B,
-            Some(Kind::Character) => LinuxDeviceType::C,
-        }));
-        rule.set_major(self.major.map(i64::from));
-        rule.set_minor(self.minor.map(i64::from));
-        rule.set_access(Some(self.access.to_string()));
-        rule
-    }
 }
 
 /// Minus one is another way to say "any". No device of Linux has numbers beyond these.
@@ -153,11 +139,6 @@ impl Rules {
             rules.extend(Rule::parse(each).map_err(wrong)?);
         }
         Ok(Self(rules))
-    }
-
-    /// In a form that v1 controllers understand as it is meant. The engine adds defaults of its own.
-    pub(crate) fn to_spec(&self) -> Vec<LinuxDeviceCgroup> {
-        self.0.iter().map(|rule| rule.to_spec()).collect()
     }
 
     /// With the defaults, which have the last word.
@@ -241,8 +222,8 @@ mod tests {
     }
 
     fn as_v1(json: Value) -> Vec<String> {
-        let line = |rule: &LinuxDeviceCgroup| format!("{} {rule}", if rule.allow() { "allow" } else { "deny" });
-        parse(json).expect("rules").to_spec().iter().map(line).collect()
+        let line = |rule: &Rule| format!("{} {}", if rule.allow { "allow" } else { "deny" }, rule.line());
+        parse(json).expect("rules").0.iter().map(line).collect()
     }
 
     #[test]
