@@ -175,7 +175,8 @@ impl Options {
     fn apply(&mut self, effect: Effect) {
         match effect {
             Nothing => {}
-            Bind { recursive } => self.bind = Some(Recursive(recursive)),
+            // Together they are the recursive one, in any order, as flags of mount(2) are.
+            Bind { recursive } => self.bind = Some(Recursive(recursive || self.bind == Some(Recursive(true)))),
             Remount => self.remount = true,
             Set(bits) => set(&mut self.own, bits),
             Clear(bits) => clear(&mut self.own, bits),
@@ -274,6 +275,7 @@ mod tests {
     fn recursive_words_leave_the_mount_itself_alone() {
         let options = parse(&["rbind", "rro", "rexec", "rnoatime"]);
         assert_eq!(options.bind, Some(Recursive(true)));
+        assert_eq!(parse(&["rbind", "bind"]).bind, Some(Recursive(true)));
         assert!(options.own.is_empty());
         assert_eq!((options.tree.set, options.tree.clear), (READ_ONLY | NO_ACCESS_TIME, NO_EXEC | ACCESS_TIME));
     }

@@ -47,8 +47,11 @@ impl Mount {
         if given.destination().as_os_str().is_empty() {
             return Err(mount.wrong("destination: missing"));
         }
-        if mount.destination == Path::new("/") && mount.kind != Kind::Remount {
-            return Err(mount.wrong("the container's root is given by root.path; nothing can be mounted over it"));
+        if mount.is_root() && !matches!(mount.kind, Kind::Remount | Kind::Bind { .. }) {
+            return Err(mount.wrong("only another directory can take the place of the container's root"));
+        }
+        if is_of_a_process(&mount.destination) {
+            return Err(mount.wrong("nothing can be mounted over what procfs says about a process"));
         }
         if matches!(&mount.kind, Kind::Bind { source, .. } if source.as_os_str().is_empty()) {
             return Err(mount.wrong("source: a bind mount needs one"));
@@ -66,6 +69,11 @@ impl Mount {
     /// A step of this mount that the kernel refused.
     pub fn failure(&self, step: impl Display, error: impl Into<io::Error>) -> Error {
         Error::io(format!("{}: {step}", self.place()), error)
+    }
+
+    /// Whether it is to be the container's root.
+    pub fn is_root(&self) -> bool {
+        self.destination == Path::new("/")
     }
 
     /// Whether it is a file system of that type.
@@ -99,6 +107,14 @@ fn kind(given: &Given, options: &Options, bundle: &Path) -> Kind {
             Kind::FileSystem { kind: kind.to_owned(), source: name }
         }
     }
+}
+
+/// Whether a path is one of a process's own in procfs, which must not be other than the kernel made them.
+fn is_of_a_process(path: &Path) -> bool {
+    let Some(name) = path.strip_prefix("/proc").ok().and_then(|inner| inner.iter().next()?.to_str()) else {
+        return false;
+    };
+    name == "self" || name == "thread-self" || name.bytes().all(|digit| digit.is_ascii_digit())
 }
 
 /// A path of `maskedPaths` or `readonlyPaths`.
@@ -263,7 +279,9 @@ mod tests {
     fn errors_name_the_mount() {
         for (mount, phrase) in [
             (json!({"destination": "/x", "type": "bind"}), "mounts[0] /x: source"),
-            (json!({"destination": "/.", "type": "tmpfs"}), "mounts[0] /: the container's root"),
+            (json!({"destination": "/.", "type": "tmpfs"}), "mounts[0] /: only another directory"),
+            (json!({"destination": "/proc/self", "source": "/x", "type": "bind"}), "mounts[0] /proc/self: nothing"),
+            (json!({"destination": "/proc/12/x", "source": "/x", "type": "bind"}), "mounts[0] /proc/12/x: nothing"),
             (json!({"destination": "", "type": "tmpfs"}), "destination: missing"),
         ] {
             let error = mounts(json!([mount])).expect_err(phrase).to_string();

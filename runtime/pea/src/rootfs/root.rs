@@ -98,6 +98,7 @@ impl Root {
                     source => source,
                 };
                 match source {
+                    Source::Tree(tree) if mount.is_root() => self.replace(&mount, tree),
                     Source::Tree(tree) => target.bind(&mount, &tree),
                     Source::Link(link) => target.copy_link(&mount, &link),
                     _ => Err(mount.wrong("a bug: its source was not opened")),
@@ -117,13 +118,21 @@ impl Root {
         }
     }
 
+    /// A directory bound over the root is the root from then on.
+    fn replace(&mut self, mount: &Mount, tree: OwnedFd) -> Result<(), Error> {
+        mount::attach(tree.as_fd(), self.root.as_fd()).map_err(|error| mount.failure("bind over the root", error))?;
+        self.root = tree;
+        self.refuse_links()
+    }
+
     /// A root file system in which one of the directories the runtime fills is a link is not a root file system. It could
     /// do no harm outside (nothing is looked up but beneath the root), but what is masked would not be what is found.
     fn refuse_links(&self) -> Result<(), Error> {
         for name in FILLED {
             if let Ok(target) = readlinkat(&self.root, name) {
                 return Err(Error::spec(format!(
-                    "root file system {}: /{name} is a symbolic link to {}; a directory is required there",
+                    "root file system {}: /{name} is a symbolic link to {}, but file systems must be mounted on ordinary \
+                     directory",
                     self.plan.rootfs.display(),
                     Path::new(&target).display(),
                 )));

@@ -108,6 +108,23 @@ fn tmpcopyup_takes_over_what_it_covers() {
 }
 
 #[test]
+fn a_directory_bound_over_the_root_is_the_root() {
+    let mut bundle = Bundle::new();
+    let other = bundle.path("other");
+    for name in ["proc", "sys", "dev", "only-here"] {
+        fs::create_dir_all(other.join(name)).expect("a directory");
+    }
+    let mount = json!({"destination": "/", "type": "bind", "source": other, "options": ["bind"]});
+    bundle.spec["mounts"].as_array_mut().expect("mounts").insert(0, mount);
+    on_a_machine(|| {
+        bundle.inside(INIT, || {
+            assert!(Path::new("/only-here").is_dir() && !Path::new("/etc").exists());
+            assert!(listed("/dev") > 6 && mounted("/proc").contains(" - proc "));
+        });
+    });
+}
+
+#[test]
 fn a_bound_dev_stays_as_it_is() {
     let mut bundle = Bundle::new();
     bundle.spec["mounts"] = json!([{"destination": "/dev", "source": "dev", "options": ["rbind"]}]);
@@ -134,8 +151,8 @@ fn failures_name_the_mount_the_step_and_the_reason() {
             "config.json: mounts[7] /etc: bind /bin/sh: not a directory",
         ),
         (
-            json!({"destination": "/proc/1/fd/x", "type": "tmpfs"}),
-            "config.json: mounts[7] /proc/1/fd/x: make the mount point",
+            json!({"destination": "/proc/no/such", "type": "tmpfs"}),
+            "config.json: mounts[7] /proc/no/such: make the mount point",
         ),
     ] {
         let mut bundle = Bundle::new();
