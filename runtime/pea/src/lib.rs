@@ -21,6 +21,8 @@ mod pending;
 mod pidfd_socket;
 mod process;
 pub mod protect;
+mod rdt;
+#[allow(dead_code, unused_imports)] // until the engine uses it
 mod rootfs;
 mod runtime;
 mod seccomp;
@@ -40,7 +42,7 @@ pub use runtime::Runtime;
 pub use state::{State, Status};
 pub use stats::{
     BlkioStats, CgroupVersion, CpuStats, CpusetStats, HugetlbStats, IoEntry, MemoryCounter, MemoryStats, PidsStats,
-    Pressure, PressureLine, RdmaStats, Stats,
+    Pressure, PressureLine, RdmaStats, RdtDomain, RdtStats, Stats,
 };
 
 /// The version of the OCI runtime specification this runtime was written against.

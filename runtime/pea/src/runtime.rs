@@ -76,6 +76,11 @@ impl Runtime {
         update::update(&self.container(id)?, resources)
     }
 
+    /// Sets other shares of the cache and of memory bandwidth (Intel RDT) for a container that was made with some.
+    pub fn update_rdt(&self, id: &str, cache: Option<&str>, bandwidth: Option<&str>) -> Result<(), Error> {
+        update::update_rdt(&self.container(id)?, cache, bandwidth)
+    }
+
     /// Watches for processes of the container that are killed because its memory limit was reached.
     pub fn oom_watch(&self, id: &str) -> Result<OomWatch, Error> {
         OomWatch::new(&self.container(id)?.record()?.cgroup)

@@ -34,6 +34,30 @@ pub struct Stats {
     pub hugetlb: BTreeMap<String, HugetlbStats>,
     /// RDMA, by device.
     pub rdma: BTreeMap<String, RdmaStats>,
+    /// Shares of caches and memory bandwidth, where the specification asks for them.
+    pub rdt: Option<RdtStats>,
+}
+
+/// The container's resctrl group (Intel RDT).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RdtStats {
+    /// What it may use, a line a resource.
+    pub schemata: Vec<String>,
+    /// What it uses, by domain.
+    pub domains: Vec<RdtDomain>,
+}
+
+/// What is used of one cache or memory controller; none where it is not measured.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RdtDomain {
+    /// As the kernel names it: `mon_L3_00`.
+    pub name: String,
+    /// Bytes of the last-level cache.
+    pub cache_occupancy: Option<u64>,
+    /// Bytes moved, in all.
+    pub total_bandwidth: Option<u64>,
+    /// Bytes moved from and to memory near by.
+    pub local_bandwidth: Option<u64>,
 }
 
 /// Processor time, in nanoseconds.

@@ -30,6 +30,7 @@ pub(crate) use plan::{Plan, zero_is_a_limit};
 pub use remove::remove_tree;
 pub(crate) use stats::read as stats;
 pub(crate) use update::{merge, update, without_empty_pids};
+pub(crate) use value::write as write_file;
 
 use crate::error::Error;
 

@@ -14,7 +14,7 @@ use super::value::{Value, write_all};
 use super::{is_frozen, pids, remove_tree, systemd_path};
 use crate::error::{Error, ErrorKind};
 use crate::options::CgroupDriver;
-use crate::spec;
+use crate::{rdt, spec};
 
 /// All that will be done about the container's cgroup. Its steps, in their order: [`prepare`](Self::prepare),
 /// [`place`](Self::place), [`enforce`](Self::enforce).
@@ -27,6 +27,8 @@ pub struct Plan {
     devices: Rules,
     /// The user who is to own the cgroup.
     owner: Option<u32>,
+    /// Shares of caches and memory bandwidth: not of a cgroup, but given and taken back like its values.
+    rdt: Option<rdt::Plan>,
     /// Whether the place was left to us: then a container may go without, if it asks for nothing.
     anywhere: bool,
 }
@@ -54,7 +56,8 @@ impl Plan {
             _ => Vec::new(),
         };
         let owner = delegate::owner(spec, &layout);
-        Ok(Self { devices: spec::device_rules(spec)?, path, driver, values, owner, anywhere, layout })
+        let rdt = rdt::Plan::new(spec, id)?;
+        Ok(Self { devices: spec::device_rules(spec)?, rdt, path, driver, values, owner, anywhere, layout })
     }
 
     /// The cgroup's path, absolute and the same in every hierarchy; empty when nobody manages one.
@@ -112,7 +115,8 @@ impl Plan {
                 joined => joined?,
             }
         }
-        write_all(self.values.iter().filter(|value| !value.late))
+        write_all(self.values.iter().filter(|value| !value.late))?;
+        self.rdt.as_ref().map_or(Ok(()), |rdt| rdt.place(init))
     }
 
     /// When the container has been set up, and before a hook or its program runs: what would have slowed or hindered
@@ -129,6 +133,9 @@ impl Plan {
     /// there for `delete` to report.
     pub fn undo(&self) {
         let _ = remove_tree(&self.path);
+        if let Some(rdt) = &self.rdt {
+            let _ = rdt.remove();
+        }
     }
 
     fn check_unused(&self) -> Result<(), Error> {

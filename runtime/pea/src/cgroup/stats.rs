@@ -107,6 +107,7 @@ fn read_v1(layout: &Layout, path: &Path, unified: &Group) -> Stats {
         },
         hugetlb: if hugetlb.0.is_some() { hugetlb_v1(&hugetlb) } else { hugetlb_v2(unified) },
         rdma: rdma(&group("rdma")),
+        rdt: None,
     }
 }
 
@@ -212,6 +213,7 @@ fn read_v2(group: &Group) -> Stats {
         },
         hugetlb: hugetlb_v2(group),
         rdma: rdma(group),
+        rdt: None,
     }
 }
 

@@ -68,11 +68,21 @@ pub struct Arguments {
     /// Number of tasks; -1 for no limit
     #[arg(long, value_name = "NUMBER")]
     pids_limit: Option<i64>,
+    /// Part of the L3 cache (Intel RDT)
+    #[arg(long, value_name = "SCHEMA")]
+    l3_cache_schema: Option<String>,
+    /// Memory bandwidth (Intel RDT)
+    #[arg(long, value_name = "SCHEMA")]
+    mem_bw_schema: Option<String>,
     /// The container's id
     id: String,
 }
 
 pub fn run(runtime: &Runtime, arguments: &Arguments) -> Result<(), Error> {
+    let (l3_cache, bandwidth) = (arguments.l3_cache_schema.as_deref(), arguments.mem_bw_schema.as_deref());
+    if l3_cache.is_some() || bandwidth.is_some() {
+        runtime.update_rdt(&arguments.id, l3_cache, bandwidth)?;
+    }
     runtime.update(&arguments.id, &arguments.resources()?)
 }
 

@@ -9,6 +9,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::cgroup;
 use crate::error::{Error, ErrorKind};
 use crate::hooks;
+use crate::rdt;
 use crate::state::{State, Status};
 use crate::store::{Container, Record};
 use crate::sys::process;
@@ -46,6 +47,7 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::InvalidState, text));
     }
     empty(&record)?;
+    leave_rdt(container)?;
     poststop(container, &record);
     container.remove()?;
     drop(lock);
@@ -106,6 +108,12 @@ pub fn end(record: &Record) -> Result<(), Error> {
         }
     }
     cgroup::kill_tree(&record.cgroup)
+}
+
+/// Removes the container's resctrl group; where there is no such file system any more, there is no group.
+fn leave_rdt(container: &Container) -> Result<(), Error> {
+    let plan = container.spec().and_then(|spec| rdt::Plan::new(&spec, container.id()));
+    plan.ok().flatten().map_or(Ok(()), |plan| plan.remove())
 }
 
 /// The specification: of a failing poststop hook a warning is logged, and all goes on as if it had succeeded.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use crate::cgroup;
 use crate::error::{Error, ErrorKind};
+use crate::rdt;
 use crate::state::{State, Status};
 use crate::stats::Stats;
 use crate::store::{self, Container, Record};
@@ -47,5 +48,7 @@ pub fn pids(container: &Container) -> Result<Vec<i32>, Error> {
 
 /// What the container uses.
 pub fn stats(container: &Container) -> Result<Stats, Error> {
-    cgroup::stats(&container.record()?.cgroup)
+    let stats = cgroup::stats(&container.record()?.cgroup)?;
+    let rdt = rdt::Plan::new(&container.spec()?, container.id())?.map(|plan| plan.stats());
+    Ok(Stats { rdt, ..stats })
 }

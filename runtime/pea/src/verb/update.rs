@@ -5,6 +5,7 @@ use serde_json::Value as Json;
 
 use crate::cgroup;
 use crate::error::{Error, ErrorKind};
+use crate::rdt;
 use crate::state::Status;
 use crate::store::Container;
 use crate::verb::query;
@@ -33,6 +34,35 @@ pub fn update(container: &Container, given: &LinuxResources) -> Result<(), Error
         if let Some(linux) = resources {
             let saved = linux.entry("resources").or_insert_with(|| Json::Object(Default::default()));
             cgroup::merge(saved, &given);
+        }
+    })
+}
+
+/// Sets other shares of the cache (`L3:...`) and of memory bandwidth (`MB:...`), for a container that has some.
+pub fn update_rdt(container: &Container, cache: Option<&str>, bandwidth: Option<&str>) -> Result<(), Error> {
+    let lock = container.lock()?;
+    let record = container.record()?;
+    if matches!(query::status(container, &record), Status::Creating | Status::Stopped) {
+        return Err(Error::not_running(container.id()));
+    }
+    let mut spec = container.spec()?;
+    let Some(rdt) = spec.linux_mut().as_mut().and_then(|linux| linux.intel_rdt_mut().as_mut()) else {
+        let text = "the container's specification has no linux.intelRdt to update";
+        return Err(Error::new(ErrorKind::InvalidState, text));
+    };
+    let keys = [("l3CacheSchema", cache), ("memBwSchema", bandwidth)];
+    if let Some(schema) = cache {
+        rdt.set_l3_cache_schema(Some(schema.to_owned()));
+    }
+    if let Some(schema) = bandwidth {
+        rdt.set_mem_bw_schema(Some(schema.to_owned()));
+    }
+    rdt::Plan::new(&spec, container.id())?.map_or(Ok(()), |plan| plan.write_schemata())?;
+    container.change_spec(&lock, |spec| {
+        for (key, schema) in keys {
+            if let (Some(rdt), Some(schema)) = (spec.pointer_mut("/linux/intelRdt"), schema) {
+                rdt[key] = Json::from(schema);
+            }
         }
     })
 }

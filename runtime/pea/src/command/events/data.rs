@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::stats::{CgroupVersion, IoEntry, MemoryCounter, MemoryStats, Pressure, PressureLine, Stats};
+use crate::stats::{
+    CgroupVersion, IoEntry, MemoryCounter, MemoryStats, Pressure, PressureLine, RdtDomain, RdtStats, Stats,
+};
 
 /// How "no limit" is written there.
 const UNLIMITED: u64 = u64::MAX;
@@ -31,7 +33,7 @@ pub fn of(stats: &Stats) -> Value {
         "hugetlb": stats.hugetlb.iter().map(|(size, pages)| {
             (size.clone(), json!({"usage": pages.usage, "max": pages.max_usage, "failcnt": pages.failures}))
         }).collect::<serde_json::Map<_, _>>(),
-        "intel_rdt": {},
+        "intel_rdt": stats.rdt.as_ref().map_or(json!({}), rdt),
         // The runtime knows nothing of networks.
         "network_interfaces": null,
     })
@@ -82,6 +84,22 @@ fn entry(entry: &IoEntry) -> Value {
 fn pressure(pressure: &Pressure) -> Value {
     let line = |line: &PressureLine| json!({"avg10": line.avg10, "avg60": line.avg60, "avg300": line.avg300, "total": line.total});
     json!({"some": line(&pressure.some), "full": line(&pressure.full)})
+}
+
+fn rdt(rdt: &RdtStats) -> Value {
+    let line = |resource: &str| rdt.schemata.iter().find(|line| line.starts_with(resource));
+    let bandwidth = |domain: &RdtDomain| {
+        let (total, local) = (domain.total_bandwidth?, domain.local_bandwidth?);
+        Some(json!({"mbm_total_bytes": total, "mbm_local_bytes": local}))
+    };
+    let occupancy = |domain: &RdtDomain| domain.cache_occupancy.map(|bytes| json!({"llc_occupancy": bytes}));
+    json!({
+        "schemata": rdt.schemata,
+        "l3_cache_schema": line("L3"),
+        "mem_bw_schema": line("MB"),
+        "mbm_stats": rdt.domains.iter().filter_map(bandwidth).collect::<Vec<_>>(),
+        "cmt_stats": rdt.domains.iter().filter_map(occupancy).collect::<Vec<_>>(),
+    })
 }
 
 /// "0-2,5" as numbers.
