@@ -22,7 +22,6 @@ mod pidfd_socket;
 mod process;
 pub mod protect;
 mod rdt;
-#[allow(dead_code, unused_imports)] // until the engine uses it
 mod rootfs;
 mod runtime;
 mod seccomp;

@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{FsType, statfs};
 use oci_spec::runtime::{LinuxIntelRdt, Spec};
 
 use crate::error::{Error, ErrorKind, reason};
@@ -16,7 +16,7 @@ use crate::stats::{RdtDomain, RdtStats};
 /// Where the kernel wants it mounted.
 const MOUNTPOINT: &str = "/sys/fs/resctrl";
 /// `RDTGROUP_SUPER_MAGIC` of linux/magic.h.
-const MAGIC: i64 = 0x765_5821;
+const MAGIC: libc::__fsword_t = 0x765_5821;
 /// Directories of the file system that are no groups.
 const RESERVED: [&str; 3] = ["info", "mon_data", "mon_groups"];
 
@@ -77,7 +77,7 @@ impl Plan {
         let Some(monitor) = &self.monitor else { return Ok(()) };
         match fs::create_dir(monitor) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(self.failed(&format!("make {}", monitor.display()), error));
+                Err(self.failed(&format!("make {}", monitor.display()), error))
             }
             _ => self.write(&monitor.join("tasks"), &pid.to_string()),
         }
@@ -193,7 +193,7 @@ fn satisfies(there: &str, wanted: &str, step: u64) -> bool {
 /// Where resctrl is mounted.
 fn mountpoint() -> Result<PathBuf, Error> {
     let default = Path::new(MOUNTPOINT);
-    if statfs(default).is_ok_and(|found| i64::from(found.filesystem_type().0) == MAGIC) {
+    if statfs(default).is_ok_and(|found| found.filesystem_type() == FsType(MAGIC)) {
         return Ok(default.to_owned());
     }
     // Asked for so rarely that reading the mount table does no harm.
