@@ -12,6 +12,7 @@
 pub mod cgroup;
 #[doc(hidden)] // the command line: no part of the library's interface
 pub mod command;
+mod criu;
 mod engine;
 mod error;
 mod helper;
@@ -34,6 +35,7 @@ mod sys;
 mod verb;
 
 pub use cgroup::{OomEvents, OomWatch};
+pub use criu::{CheckpointOptions, CriuOptions, RestoreOptions};
 pub use error::{Error, ErrorKind};
 pub use options::{CgroupDriver, CreateOptions, ExecOptions};
 pub use pending::Pending;

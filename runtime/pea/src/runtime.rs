@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxResources, Process, Spec};
 
 use crate::cgroup::OomWatch;
+use crate::criu::{CheckpointOptions, RestoreOptions};
 use crate::error::Error;
 use crate::options::{CgroupDriver, CreateOptions, ExecOptions};
 use crate::pending::Pending;
@@ -13,7 +14,7 @@ use crate::state::State;
 use crate::stats::Stats;
 use crate::store::Container;
 use crate::verb::create::Source;
-use crate::verb::{create, delete, exec, kill, pause, query, start, update};
+use crate::verb::{checkpoint, create, delete, exec, kill, pause, query, restore, start, update};
 
 /// A state root and a cgroup driver: all that the verbs share.
 #[derive(Clone, Debug)]
@@ -90,6 +91,18 @@ impl Runtime {
     /// is content when there is none.
     pub fn delete(&self, id: &str, force: bool) -> Result<(), Error> {
         delete::delete(&self.container(id)?, force)
+    }
+
+    /// Writes a running container's processes to files; unless it is to go on, it is deleted.
+    pub fn checkpoint(&self, id: &str, options: &CheckpointOptions) -> Result<(), Error> {
+        checkpoint::checkpoint(&self.container(id)?, options)
+    }
+
+    /// Makes a container of what a checkpoint has left; its hooks are not run again.
+    ///
+    /// Forks: a caller with more than one thread is refused.
+    pub fn restore(&self, id: &str, bundle: &Path, options: RestoreOptions) -> Result<Pending, Error> {
+        restore::restore(self.container(id)?, self.driver, bundle, options)
     }
 
     /// The container's state, derived from what is alive now.

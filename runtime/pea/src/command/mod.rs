@@ -1,6 +1,7 @@
 //! The command line, flag for flag as runc's. One file a verb.
 
 mod argv;
+mod checkpoint;
 mod create;
 mod delete;
 mod events;
@@ -14,6 +15,7 @@ mod notify;
 mod pause;
 mod ps;
 mod report;
+mod restore;
 mod run;
 mod size;
 mod spec;
@@ -49,6 +51,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Verb {
+    Checkpoint(checkpoint::Arguments),
     Create(create::Arguments),
     Delete(delete::Arguments),
     Events(events::Arguments),
@@ -59,6 +62,7 @@ enum Verb {
     Pause(pause::PauseArguments),
     Ps(ps::Arguments),
     Resume(pause::ResumeArguments),
+    Restore(restore::Arguments),
     Run(run::Arguments),
     Spec(spec::Arguments),
     Start(start::Arguments),
@@ -130,6 +134,7 @@ fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
     let runtime = Runtime::new(global.root(), global.driver());
     let done = |result: Result<(), Error>| result.map(|()| 0);
     match verb {
+        Verb::Checkpoint(arguments) => done(checkpoint::run(&runtime, global, &arguments)),
         Verb::Create(arguments) => done(create::run(&runtime, global, arguments)),
         Verb::Delete(arguments) => done(report::with_warnings(global, || delete::run(&runtime, &arguments))),
         Verb::Events(arguments) => done(events::run(&runtime, &arguments)),
@@ -142,6 +147,7 @@ fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
         Verb::Pause(arguments) => done(pause::pause(&runtime, &arguments)),
         Verb::Ps(arguments) => done(ps::run(&runtime, &arguments)),
         Verb::Resume(arguments) => done(pause::resume(&runtime, &arguments)),
+        Verb::Restore(arguments) => restore::run(&runtime, global, &arguments),
         Verb::Run(arguments) => run::run(&runtime, global, &arguments),
         Verb::Spec(arguments) => done(spec::run(&arguments)),
         Verb::Start(arguments) => done(start::run(&runtime, &arguments)),
