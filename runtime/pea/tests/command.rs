@@ -42,7 +42,8 @@ fn wrong_usage_is_one_line_in_the_log_too() {
 
 #[test]
 fn every_verb_has_help() {
-    let verbs = "checkpoint create delete exec features kill list ps restore run spec start state";
+    let verbs =
+        "checkpoint create delete events exec features kill list pause ps restore resume run spec start state update";
     for verb in verbs.split(' ') {
         let done = testkit::attempt(Command::new(testkit::binary("pea")).args([verb, "--help"]));
         assert!(done.status.success() && stdout(&done).contains("Usage:"), "{verb}: {}", stderr(&done));

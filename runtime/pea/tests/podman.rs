@@ -180,3 +180,17 @@ fn a_pod_shares_its_namespaces() {
     testkit::run(&mut podman.command(&["pod", "rm", "--force", "--time=0", "p"]));
     assert_eq!(podman.output(&["ps", "--all", "--quiet"]), "");
 }
+
+#[test]
+fn a_container_is_paused_and_its_limits_are_changed() {
+    let Some(podman) = Podman::new() else { return };
+    let words = ["-d", "--name=a", "--network=none", "--memory=64m", IMAGE, "sleep", "1000"];
+    testkit::run(&mut podman.new_container("run", &words));
+    testkit::run(&mut podman.command(&["pause", "a"]));
+    assert_eq!(podman.status("a"), "paused");
+    testkit::run(&mut podman.command(&["unpause", "a"]));
+    assert_eq!(podman.status("a"), "running");
+    testkit::run(&mut podman.command(&["update", "--memory=32m", "a"]));
+    let limit = "cat /sys/fs/cgroup/memory/memory.limit_in_bytes 2> /dev/null || cat /sys/fs/cgroup/memory.max";
+    assert_eq!(podman.output(&["exec", "a", "sh", "-c", limit]), "33554432");
+}

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{json as encode, print};
 use crate::error::Error;
 use crate::process::capability;
+use crate::rootfs;
 
 /// Print what this runtime can do (runtime-spec, features.md)
 #[derive(Debug, Args)]
@@ -16,34 +17,6 @@ pub struct Arguments {}
 const HOOKS: [&str; 6] = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
 
 const NAMESPACES: [&str; 8] = ["cgroup", "ipc", "mount", "network", "pid", "time", "user", "uts"];
-
-const MOUNT_OPTIONS: [&str; 25] = [
-    "async",
-    "atime",
-    "bind",
-    "defaults",
-    "dev",
-    "diratime",
-    "exec",
-    "noatime",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "rbind",
-    "relatime",
-    "remount",
-    "ro",
-    "rro",
-    "rnodev",
-    "rnoexec",
-    "rnosuid",
-    "rw",
-    "strictatime",
-    "suid",
-];
 
 /// Of seccomp(2), as SCMP_ACT_*.
 const ACTIONS: [&str; 9] = ["ALLOW", "ERRNO", "KILL", "KILL_PROCESS", "KILL_THREAD", "LOG", "NOTIFY", "TRACE", "TRAP"];
@@ -79,7 +52,7 @@ const SECCOMP_FLAGS: [&str; 4] = ["LOG", "SPEC_ALLOW", "TSYNC", "WAIT_KILLABLE_R
 const UNSAFE_ANNOTATIONS: [&str; 1] = ["org.systemd.property."];
 
 pub fn run() -> Result<(), Error> {
-    let mount_options: BTreeSet<&str> = MOUNT_OPTIONS.into();
+    let mount_options: BTreeSet<&str> = rootfs::option_names().into_iter().collect();
     print(&encode(&json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": crate::OCI_VERSION,
@@ -88,7 +61,7 @@ pub fn run() -> Result<(), Error> {
         "linux": {
             "namespaces": NAMESPACES,
             "capabilities": capability::names().collect::<Vec<_>>(),
-            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": false},
+            "cgroup": {"v1": true, "v2": true, "systemd": false, "systemdUser": false, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": prefixed("SCMP_ACT_", &ACTIONS),
