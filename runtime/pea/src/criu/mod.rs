@@ -95,8 +95,8 @@ impl Criu {
 }
 
 /// Complaints that only say that something went wrong, or that does no harm.
-const EMPTY_WORDS: [&str; 5] =
-    ["cgroupd: recv req", "Restoring FAILED", "Dumping FAILED", "exited, status=", "RLIMIT_NOFILE"];
+const EMPTY_WORDS: [&str; 6] =
+    ["cgroupd: recv req", "Restoring FAILED", "Dumping FAILED", "exited, status=", "failed with -1", "RLIMIT_NOFILE"];
 
 /// CRIU's last complaint that says something, without its clock.
 fn last_error(log: &str) -> Option<String> {

@@ -19,7 +19,7 @@ use super::netdevice;
 use super::sync::{Channel, Message};
 use crate::error::{Error, ErrorKind};
 use crate::hooks;
-use crate::process::{Launch, confine, open_console};
+use crate::process::{Launch, confine, open_console, reopen_null};
 use crate::rootfs::{Context, Root, Sources};
 use crate::state::{State, Status};
 use crate::sys;
@@ -242,7 +242,7 @@ fn set_up_stdio(init: &mut Init<'_>) -> Result<(), Error> {
             let fd: BorrowedFd<'_> = fd.as_fd();
             sys::set_stdio(fd, number as RawFd).map_err(|error| Error::io("set a standard stream", error))?;
         }
-        return Ok(());
+        return reopen_null();
     };
     let slave = open_console(socket.as_fd(), init.build.plan.process.console_size)?;
     init.root()?.bind_console(slave.as_fd())

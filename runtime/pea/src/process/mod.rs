@@ -9,10 +9,12 @@ mod home;
 mod list;
 mod lookup;
 mod memory;
+mod null;
 mod personality;
 mod plan;
 mod scheduler;
 
 pub use confine::{Launch, confine};
 pub use console::{connect, open as open_console};
+pub use null::reopen_null;
 pub use plan::Plan;

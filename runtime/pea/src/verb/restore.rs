@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::helper::{self, Kept};
 use crate::options::CgroupDriver;
 use crate::pending::Pending;
+use crate::rootfs;
 use crate::spec;
 use crate::store::{Container, Init, Lock, Record, replace};
 
@@ -47,7 +48,7 @@ impl Request {
         let record = Record {
             id: self.container.id().to_owned(),
             bundle: self.bundle.clone(),
-            rootfs: spec::check_rootfs(&spec, &self.bundle)?,
+            rootfs: rootfs::Plan::new(&spec, &self.bundle, false)?.rootfs().to_owned(),
             created: jiff::Timestamp::now().to_string(),
             cgroup: cgroup.path().to_owned(),
             annotations: spec.annotations().clone().unwrap_or_default(),
@@ -96,7 +97,7 @@ impl Request {
         if let Some(work) = &options.criu.work {
             make_dir(work)?;
         }
-        let pid_file = self.container.engine_dir().join("restored.pid");
+        let pid_file = self.container.dir().join("restored.pid");
         let mut criu = Criu::new("restore", &options.criu);
         criu.switch("--restore-detached", true);
         criu.switch("--restore-sibling", true);
