@@ -3,15 +3,15 @@
 use std::fs::{self, File};
 use std::io::{Read, Seek};
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::hierarchy::Kind;
+use super::hierarchy::{Hierarchy, Kind};
 use super::value::write;
-use super::{dirs, gone, hierarchies};
+use super::{gone, hierarchies};
 use crate::error::{Error, ErrorKind};
 
 /// A process that is on its way into the kernel freezes when it comes back; longer than this is not waited.
@@ -20,13 +20,19 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Freezes all processes of the cgroup and below; returns when they stand still. One that cannot be frozen in time
 /// leaves all of them running.
 pub fn freeze(path: &Path) -> Result<(), Error> {
+    freeze_within(path, DEADLINE)
+}
+
+/// The same, with this much time.
+pub fn freeze_within(path: &Path, limit: Duration) -> Result<(), Error> {
+    let end = Instant::now() + limit;
     let all = hierarchies()?;
     let v1 = all.iter().find(|hierarchy| hierarchy.controls("freezer"));
     let unified = all.iter().find(|hierarchy| hierarchy.kind == Kind::Unified);
     let frozen = match (v1, unified) {
         _ if path.as_os_str().is_empty() => Err(no_freezer()),
-        (Some(hierarchy), _) => freeze_v1(&hierarchy.dir(path)),
-        (None, Some(hierarchy)) => freeze_v2(&hierarchy.dir(path)),
+        (Some(hierarchy), _) => freeze_v1(&hierarchy.dir(path), end),
+        (None, Some(hierarchy)) => freeze_v2(&hierarchy.dir(path), end),
         (None, None) => Err(no_freezer()),
     };
     frozen.inspect_err(|_| {
@@ -39,12 +45,11 @@ fn no_freezer() -> Error {
 }
 
 fn not_in_time(dir: &Path) -> Error {
-    Error::internal(format!("the processes of cgroup {} did not freeze within {DEADLINE:?}", dir.display()))
+    Error::internal(format!("the processes of cgroup {} did not freeze in time", dir.display()))
 }
 
-fn freeze_v2(dir: &Path) -> Result<(), Error> {
+fn freeze_v2(dir: &Path, end: Instant) -> Result<(), Error> {
     let (freeze, events) = (dir.join("cgroup.freeze"), dir.join("cgroup.events"));
-    let end = Instant::now() + DEADLINE;
     let mut file = File::open(&events).map_err(|error| Error::io(format!("open {}", events.display()), error))?;
     write(&freeze, "1").map_err(|error| Error::io(format!("write 1 to {}", freeze.display()), error))?;
     loop {
@@ -64,9 +69,8 @@ fn freeze_v2(dir: &Path) -> Result<(), Error> {
 
 /// The v1 freezer goes through the group once, and only again when it is told to, or asked for its state: a process
 /// that was just being made may have been missed. It tells nobody when it is done.
-fn freeze_v1(dir: &Path) -> Result<(), Error> {
+fn freeze_v1(dir: &Path, end: Instant) -> Result<(), Error> {
     let file = dir.join("freezer.state");
-    let end = Instant::now() + DEADLINE;
     let mut pause = Duration::from_micros(50);
     loop {
         write(&file, "FROZEN").map_err(|error| Error::io(format!("write FROZEN to {}", file.display()), error))?;
@@ -82,27 +86,48 @@ fn freeze_v1(dir: &Path) -> Result<(), Error> {
     }
 }
 
-/// Whether the cgroup itself was frozen; with one above it is another matter.
+/// The file of the freezer in each hierarchy that has one, and how it says that the cgroup itself is frozen, which is
+/// not the same as with one above it, and that it may run.
+fn freezers(path: &Path) -> Result<Vec<Freezer>, Error> {
+    if path.as_os_str().is_empty() {
+        return Ok(Vec::new());
+    }
+    let freezer = |hierarchy: &Hierarchy| {
+        let dir = hierarchy.dir(path);
+        if hierarchy.kind == Kind::Unified {
+            let file = dir.join("cgroup.freeze");
+            return Some(Freezer { state: file.clone(), file, thawed: "0" });
+        }
+        let freezer =
+            Freezer { state: dir.join("freezer.self_freezing"), file: dir.join("freezer.state"), thawed: "THAWED" };
+        hierarchy.controls("freezer").then_some(freezer)
+    };
+    Ok(hierarchies()?.iter().filter_map(freezer).collect())
+}
+
+struct Freezer {
+    /// Holds 1 when the cgroup itself is frozen.
+    state: PathBuf,
+    file: PathBuf,
+    /// What is written to the file to let its processes run.
+    thawed: &'static str,
+}
+
+/// Whether the cgroup is frozen.
 pub fn is_frozen(path: &Path) -> bool {
     let says_one = |file: &Path| fs::read_to_string(file).is_ok_and(|text| text.trim() == "1");
-    dirs(path)
-        .into_iter()
-        .flatten()
-        .any(|dir| says_one(&dir.join("freezer.self_freezing")) || says_one(&dir.join("cgroup.freeze")))
+    freezers(path).into_iter().flatten().any(|freezer| says_one(&freezer.state))
 }
 
 /// Lets frozen processes run, so that they can end. A cgroup that goes away meanwhile has none.
 pub fn thaw(path: &Path) -> Result<(), Error> {
-    for dir in dirs(path)? {
-        for (file, value) in [("freezer.state", "THAWED"), ("cgroup.freeze", "0")] {
-            let file = dir.join(file);
-            // Elsewhere, and in a cgroup that is gone, there is no such file.
-            match write(&file, value) {
-                Err(error) if !gone(&error) => {
-                    return Err(Error::io(format!("write {value} to {}", file.display()), error));
-                }
-                _ => {}
+    for Freezer { file, thawed, .. } in freezers(path)? {
+        // An older kernel, and a cgroup that is gone, have no such file.
+        match write(&file, thawed) {
+            Err(error) if !gone(&error) => {
+                return Err(Error::io(format!("write {thawed} to {}", file.display()), error));
             }
+            _ => {}
         }
     }
     Ok(())

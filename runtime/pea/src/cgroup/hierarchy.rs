@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
@@ -73,7 +74,7 @@ pub struct Layout {
 impl Layout {
     /// That of this machine.
     pub fn read() -> Result<Self, Error> {
-        let all = all()?;
+        let all = all()?.to_vec();
         let unified = all.iter().find(|hierarchy| hierarchy.kind == Kind::Unified);
         // One that cannot be read offers none.
         let text = unified.and_then(|it| fs::read_to_string(it.root().join("cgroup.controllers")).ok());
@@ -112,8 +113,20 @@ impl Layout {
     }
 }
 
-/// All hierarchies that are mounted. Looked up by directory: the machine's mount table may be long.
-pub fn all() -> Result<Vec<Hierarchy>, Error> {
+/// All hierarchies that are mounted. Looked up once in a process's life: nobody mounts others on a machine that runs.
+pub fn all() -> Result<&'static [Hierarchy], Error> {
+    static ALL: OnceLock<Vec<Hierarchy>> = OnceLock::new();
+    match ALL.get() {
+        Some(all) => Ok(all),
+        None => {
+            let found = find()?;
+            Ok(ALL.get_or_init(|| found))
+        }
+    }
+}
+
+/// By directory: the machine's mount table may be long.
+fn find() -> Result<Vec<Hierarchy>, Error> {
     let root = Path::new(MOUNTPOINT);
     if let Some(hierarchy) = at(root) {
         return Ok(vec![hierarchy]);

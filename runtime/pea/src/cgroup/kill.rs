@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use super::{Kind, gone, hierarchies, pids, thaw};
+use super::freeze::freeze_within;
+use super::{Kind, gone, hierarchies, is_frozen, pids, thaw};
 use crate::error::{Error, ErrorKind, reason};
 use crate::sys::process;
 
@@ -37,6 +38,42 @@ pub fn kill_tree(path: &Path) -> Result<(), Error> {
             return Err(Error::new(ErrorKind::Internal, text));
         }
     }
+}
+
+/// How long a group may take to freeze for a signal; it is sent in any case.
+const FREEZE_LIMIT: Duration = Duration::from_millis(500);
+
+/// Sends a signal to every process of the cgroup and below. None escapes by forking: the group stands still meanwhile.
+pub fn signal_tree(path: &Path, signal: i32) -> Result<(), Error> {
+    let inside = pids(path)?.contains(&(std::process::id() as i32));
+    let frozen = is_frozen(path);
+    if !frozen && !inside {
+        // Where there is no freezer the list is what it is.
+        let _ = freeze_within(path, FREEZE_LIMIT);
+    }
+    let sent = send_to_all(path, signal);
+    if signal == libc::SIGKILL && !inside {
+        kill_at_once(path)?;
+    }
+    if !frozen || signal == libc::SIGKILL {
+        thaw(path)?;
+    }
+    sent
+}
+
+fn send_to_all(path: &Path, signal: i32) -> Result<(), Error> {
+    let handles: Vec<_> =
+        pids(path)?.into_iter().filter_map(|pid| process::pidfd_open(pid).ok().map(|handle| (pid, handle))).collect();
+    // A number listed again is still the process its handle was opened for.
+    let members = pids(path)?;
+    for (pid, handle) in handles.iter().filter(|(pid, _)| members.contains(pid)) {
+        match process::pidfd_send_signal(handle.as_fd(), signal) {
+            // Ended in between, which is what most signals are sent for.
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            sent => sent.map_err(|error| Error::io(format!("send signal {signal} to process {pid}"), error))?,
+        }
+    }
+    Ok(())
 }
 
 /// Where there is a unified hierarchy one write does it, and no fork escapes (`cgroup.kill`, Linux 5.14).

@@ -24,6 +24,7 @@ use std::path::{Component, Path, PathBuf};
 
 pub(crate) use freeze::{freeze, is_frozen, thaw};
 pub(crate) use hierarchy::{Kind, all as hierarchies};
+pub(crate) use kill::signal_tree;
 pub(crate) use members::pids;
 pub use oom::{OomEvents, OomWatch};
 pub(crate) use plan::{Plan, zero_is_a_limit};

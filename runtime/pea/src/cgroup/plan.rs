@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use nix::unistd::geteuid;
 use oci_spec::runtime::Spec;
 
 use super::create;
@@ -47,6 +48,7 @@ impl Plan {
         let anywhere = given.as_os_str().is_empty();
         let path = match driver {
             CgroupDriver::Systemd => systemd_path(&given.to_string_lossy(), id)?,
+            CgroupDriver::Cgroupfs if anywhere && !geteuid().is_root() => below_own(&layout, id)?,
             CgroupDriver::Cgroupfs => spec::cgroups_path(spec, id)?,
             CgroupDriver::Disabled => PathBuf::new(),
         };
@@ -174,6 +176,13 @@ impl Plan {
         let asked = self.values.iter().any(|value| value.needs(&dir).is_some());
         error.kind() == ErrorKind::Permission && !asked && (self.anywhere || !controls)
     }
+}
+
+/// The place for a container of somebody without privilege: below our own cgroup, which may have been given to him.
+fn below_own(layout: &Layout, id: &str) -> Result<PathBuf, Error> {
+    let own = create::membership(std::process::id() as i32)?;
+    let own = layout.unified().and_then(|hierarchy| hierarchy.member_of(&own));
+    Ok(own.unwrap_or_else(|| PathBuf::from("/")).join(id))
 }
 
 /// Since version 1.3 of the specification.

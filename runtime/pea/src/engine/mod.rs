@@ -112,7 +112,15 @@ enum Born {
 fn bear(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, ours: &Channel, theirs: &Channel) -> Result<Born, Error> {
     let clone = |sibling| {
         let flags = plan.namespaces.for_clone();
-        clone3(flags.bits() as u32 as u64, cgroup, sibling)
+        let namespaces = flags.bits() as u32 as u64;
+        clone3(namespaces, cgroup, sibling)
+            .or_else(|error| match error.raw_os_error() {
+                // Not directly into that cgroup: it is placed there as soon as it is there.
+                Some(libc::EACCES | libc::EBUSY | libc::EOPNOTSUPP) if cgroup.is_some() => {
+                    clone3(namespaces, None, sibling)
+                }
+                _ => Err(error),
+            })
             .map_err(|error| Error::io(format!("clone the container's init ({flags:?})"), error))
     };
     if !plan.namespaces.need_joiner() {

@@ -16,7 +16,7 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<(), Error> 
     }
     let record = container.record()?;
     if all {
-        return kill_all(container, signal);
+        return cgroup::signal_tree(&record.cgroup, signal);
     }
     let not_running = || Error::not_running(container.id());
     let init = record.init.ok_or_else(not_running)?;
@@ -28,23 +28,6 @@ pub fn kill(container: &Container, signal: i32, all: bool) -> Result<(), Error> 
     send(&handle, signal, init.pid)?;
     if signal == libc::SIGKILL {
         // A v1 freezer would keep it from dying.
-        cgroup::thaw(&record.cgroup)?;
-    }
-    Ok(())
-}
-
-fn kill_all(container: &Container, signal: i32) -> Result<(), Error> {
-    let record = container.record()?;
-    let handles: Vec<_> = cgroup::pids(&record.cgroup)?
-        .into_iter()
-        .filter_map(|pid| process::pidfd_open(pid).ok().map(|handle| (pid, handle)))
-        .collect();
-    // A number listed again is still the process its handle was opened for.
-    let members = cgroup::pids(&record.cgroup)?;
-    for (pid, handle) in handles.iter().filter(|(pid, _)| members.contains(pid)) {
-        send(handle, signal, *pid)?;
-    }
-    if signal == libc::SIGKILL {
         cgroup::thaw(&record.cgroup)?;
     }
     Ok(())
