@@ -65,4 +65,10 @@ pub struct ExecOptions {
     pub preserve_fds: u32,
     /// A listening Unix socket that receives a pidfd of the process before anybody may learn its number.
     pub pidfd_socket: Option<PathBuf>,
+    /// Cgroups below the container's for the process, each `PATH` or, on v1, `CONTROLLER[,CONTROLLER...]:PATH`; they
+    /// must exist. Without any the process is in the container's own.
+    pub cgroup: Vec<String>,
+    /// Serve a paused container too: its process begins when the container is resumed, and only then the outcome is
+    /// known.
+    pub ignore_paused: bool,
 }

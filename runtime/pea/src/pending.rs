@@ -3,9 +3,11 @@
 use std::fs::{self, File};
 use std::io::Read;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 
 use crate::error::Error;
 use crate::helper;
+use crate::store::replace;
 use crate::sys::process;
 
 /// A `create` or `exec` that goes on in the helper child.
@@ -16,11 +18,18 @@ pub struct Pending {
     helper: i32,
     pidfd: OwnedFd,
     report: Option<File>,
+    pid_file: Option<PathBuf>,
 }
 
 impl Pending {
     pub(crate) fn new(helper: i32, pidfd: OwnedFd, report: File) -> Self {
-        Self { helper, pidfd, report: Some(report) }
+        Self { helper, pidfd, report: Some(report), pid_file: None }
+    }
+
+    /// Has [`finish`](Self::finish) write the pid to that file (an absolute path).
+    pub(crate) fn with_pid_file(mut self, pid_file: Option<PathBuf>) -> Self {
+        self.pid_file = pid_file;
+        self
     }
 
     /// Becomes readable when the outcome is known (it is the helper's pidfd).
@@ -49,7 +58,19 @@ impl Pending {
             let end = exit.ok().flatten().map_or("unseen".to_owned(), |exit| format!("with status {}", exit.code));
             return Err(Error::internal(format!("the helper process {} ended {end} and left no report", self.helper)));
         }
-        helper::parse_report(&text)
+        let pid = helper::parse_report(&text)?;
+        let written = self.pid_file.take().map_or(Ok(()), |file| replace(&file, pid.to_string().as_bytes()));
+        match written {
+            Ok(()) => Ok(pid),
+            Err(error) => {
+                // Nobody would know of it.
+                if let Ok(pidfd) = process::pidfd_open(pid) {
+                    let _ = process::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL);
+                }
+                let _ = process::wait(pid, true);
+                Err(error)
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::state::State;
 use crate::stats::Stats;
 use crate::store::Container;
 use crate::verb::create::Source;
+use crate::verb::exec::Template;
 use crate::verb::{checkpoint, create, delete, exec, kill, pause, query, restore, start, update};
 
 /// A state root and a cgroup driver: all that the verbs share.
@@ -44,12 +45,29 @@ impl Runtime {
         create::create(self.container(id)?, self.driver, bundle, Source::Spec(Box::new(spec)), options)
     }
 
-    /// Starts one more process in the container, exactly as `process` says: capabilities that are
-    /// not given are not held. The container's seccomp filter applies to it.
+    /// Starts one more process in the container, as `process` says: capabilities that are not given are not held.
+    /// The container's seccomp filter applies to it; what confines the container's own process (labels, limits,
+    /// `noNewPrivileges`, `oomScoreAdj`, scheduling) applies too where `process` says nothing of it.
     ///
     /// Forks: a caller with more than one thread is refused.
     pub fn exec(&self, id: &str, process: &Process, options: ExecOptions) -> Result<Pending, Error> {
-        exec::exec(self.container(id)?, process, options)
+        exec::exec(self.container(id)?, process.clone(), None, options)
+    }
+
+    /// What an execution takes from the container; for [`exec_from`](Self::exec_from).
+    pub(crate) fn template(&self, id: &str) -> Result<Template, Error> {
+        Template::read(&self.container(id)?)
+    }
+
+    /// As [`exec`](Self::exec), for who has read the template already.
+    pub(crate) fn exec_from(
+        &self,
+        id: &str,
+        template: Template,
+        process: Process,
+        options: ExecOptions,
+    ) -> Result<Pending, Error> {
+        exec::exec(self.container(id)?, process, Some(template), options)
     }
 
     /// Lets the user's program of a created container begin.

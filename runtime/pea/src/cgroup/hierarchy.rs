@@ -48,6 +48,11 @@ impl Hierarchy {
         self.kind == Kind::Controllers && self.name.split(',').any(|each| each == controller)
     }
 
+    /// Whether it goes by that name: "systemd", or "unified".
+    pub fn is_called(&self, name: &str) -> bool {
+        self.kind != Kind::Controllers && self.name == name
+    }
+
     /// Which cgroup of it a process is in, by the text of its /proc/PID/cgroup (cgroups(7)).
     pub fn member_of(&self, proc_cgroup: &str) -> Option<PathBuf> {
         let ours = |controllers: &str| match self.kind {

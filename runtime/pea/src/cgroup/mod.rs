@@ -6,6 +6,7 @@
 mod create;
 mod delegate;
 pub(crate) mod devices;
+mod entry;
 mod freeze;
 mod hierarchy;
 mod kill;
@@ -18,12 +19,12 @@ mod stats;
 mod update;
 mod value;
 
-use std::fs;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+pub(crate) use entry::{Entry, Subgroups};
 pub(crate) use freeze::{freeze, is_frozen, thaw};
-pub(crate) use hierarchy::{Kind, all as hierarchies};
+pub(crate) use hierarchy::{Hierarchy, Kind, all as hierarchies};
 pub(crate) use kill::signal_tree;
 pub(crate) use members::pids;
 pub use oom::{OomEvents, OomWatch};
@@ -83,28 +84,6 @@ pub(crate) fn systemd_path(given: &str, id: &str) -> Result<PathBuf, Error> {
     }
     checked(&path)?;
     Ok(path)
-}
-
-/// Moves the calling process into the container's cgroups: where the container was put, or, where its processes have
-/// since been distributed over children (v2 allows none in between), beside its init.
-pub(crate) fn join(path: &Path, init: i32) -> Result<(), Error> {
-    if path.as_os_str().is_empty() {
-        return Ok(());
-    }
-    let of_init = fs::read_to_string(format!("/proc/{init}/cgroup")).unwrap_or_default();
-    for hierarchy in hierarchies()? {
-        let dir = hierarchy.dir(path);
-        let Err(error) = fs::write(dir.join("cgroup.procs"), "0") else { continue };
-        if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EBUSY | libc::EOPNOTSUPP)) {
-            let Some(beside) = hierarchy.member_of(&of_init) else { continue };
-            let dir = hierarchy.dir(&beside);
-            fs::write(dir.join("cgroup.procs"), "0")
-                .map_err(|error| Error::io(format!("join cgroup {}", dir.display()), error))?;
-            continue;
-        }
-        return Err(Error::io(format!("join cgroup {}", dir.display()), error));
-    }
-    Ok(())
 }
 
 /// The directory of the cgroup in each hierarchy. None for the empty path, which is that of a container whose cgroup

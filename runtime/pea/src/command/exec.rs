@@ -27,9 +27,18 @@ pub struct Arguments {
     /// Do not wait for it
     #[arg(short, long)]
     detach: bool,
+    /// A Unix socket that receives a handle of the process
+    #[arg(long)]
+    pidfd_socket: Option<PathBuf>,
     /// How many descriptors after 2 the process gets
     #[arg(long, default_value_t, value_name = "N")]
     preserve_fds: u32,
+    /// A cgroup below the container's to run it in
+    #[arg(long, value_name = "[CONTROLLER:]PATH")]
+    cgroup: Vec<String>,
+    /// Serve a paused container too: the process begins when the container is resumed
+    #[arg(long)]
+    ignore_paused: bool,
     #[command(flatten)]
     changes: Changes,
     /// The container's id
@@ -72,29 +81,33 @@ struct Changes {
 }
 
 pub fn run(runtime: &Runtime, arguments: Arguments) -> Result<u8, Error> {
-    let process = process(runtime, &arguments)?;
+    let template = runtime.template(&arguments.id)?;
+    let process = process(&template.process, &arguments)?;
     let terminal = process.terminal().unwrap_or(false);
     let mut options = ExecOptions {
         console_socket: arguments.console_socket.clone(),
         pid_file: arguments.pid_file.clone(),
+        pidfd_socket: arguments.pidfd_socket.clone(),
         preserve_fds: arguments.preserve_fds,
+        cgroup: arguments.cgroup.clone(),
+        ignore_paused: arguments.ignore_paused,
         ..ExecOptions::default()
     };
     if arguments.detach {
-        return runtime.exec(&arguments.id, &process, options)?.finish().map(|_| 0);
+        return runtime.exec_from(&arguments.id, template, process, options)?.finish().map(|_| 0);
     }
     let console = if terminal && options.console_socket.is_none() { Some(Console::listen()?) } else { None };
     if let Some(console) = &console {
         options.console_socket = Some(console.path().to_owned());
     }
     let mut foreground = Foreground::begin()?;
-    let pid = runtime.exec(&arguments.id, &process, options)?.finish()?;
+    let pid = runtime.exec_from(&arguments.id, template, process, options)?.finish()?;
     foreground.attach(pid, console)?;
     foreground.wait()
 }
 
 /// The process given by file, or the container's own with the flags applied.
-fn process(runtime: &Runtime, arguments: &Arguments) -> Result<Process, Error> {
+fn process(own: &Process, arguments: &Arguments) -> Result<Process, Error> {
     if let Some(path) = &arguments.process {
         let text = fs::read(path).map_err(|error| Error::io(format!("read {}", path.display()), error))?;
         return crate::spec::parse_process(&text, path);
@@ -102,8 +115,7 @@ fn process(runtime: &Runtime, arguments: &Arguments) -> Result<Process, Error> {
     if arguments.command.is_empty() {
         return Err(Error::new(ErrorKind::InvalidArgument, "exec: a command is required (or --process)"));
     }
-    let spec = runtime.spec(&arguments.id)?;
-    let mut process = spec.process().clone().unwrap_or_default();
+    let mut process = own.clone();
     process.set_args(Some(arguments.command.clone()));
     change(&mut process, &arguments.changes)?;
     Ok(process)
@@ -111,7 +123,7 @@ fn process(runtime: &Runtime, arguments: &Arguments) -> Result<Process, Error> {
 
 fn change(process: &mut Process, changes: &Changes) -> Result<(), Error> {
     process.set_terminal(Some(changes.tty));
-    process.env_mut().get_or_insert_default().extend(changes.env.iter().cloned());
+    set_variables(process.env_mut().get_or_insert_default(), &changes.env)?;
     if let Some(cwd) = &changes.cwd {
         process.set_cwd(cwd.clone());
     }
@@ -133,6 +145,18 @@ fn change(process: &mut Process, changes: &Changes) -> Result<(), Error> {
         process.set_selinux_label(changes.process_label.clone());
     }
     add_capabilities(process, &changes.cap)
+}
+
+/// A variable given replaces one of that name.
+fn set_variables(env: &mut Vec<String>, given: &[String]) -> Result<(), Error> {
+    for variable in given {
+        let Some((name, _)) = variable.split_once('=').filter(|(name, _)| !name.is_empty()) else {
+            return Err(Error::new(ErrorKind::InvalidArgument, format!("--env {variable}: NAME=VALUE is wanted")));
+        };
+        env.retain(|other| other.split_once('=').is_none_or(|(other, _)| other != name));
+        env.push(variable.clone());
+    }
+    Ok(())
 }
 
 fn parse_user(text: &str) -> Result<(u32, Option<u32>), Error> {

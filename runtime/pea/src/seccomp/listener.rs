@@ -55,6 +55,11 @@ impl Listener {
         Ok(Self { socket: Rc::new(socket), metadata: seccomp.listener_metadata().clone(), state })
     }
 
+    /// The number of its socket, for who closes all that is not needed.
+    pub fn number(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
     /// What there is to say of the process with that number (as the runtime sees it).
     ///
     /// Everything is ready here: once the filter is installed, every further system call could be one to be asked for.

@@ -38,7 +38,11 @@ pub fn parse(text: &[u8], path: &Path) -> Result<Spec, Error> {
 
 /// Reads a process description (`exec --process`).
 pub fn parse_process(text: &[u8], path: &Path) -> Result<Process, Error> {
-    let mut value: Value = decode(text, path)?;
+    process_of(decode(text, path)?, path)
+}
+
+/// A process description that has been read; `path` is for the error's text.
+pub fn process_of(mut value: Value, path: &Path) -> Result<Process, Error> {
     complete(&mut value);
     typed(value, path)
 }

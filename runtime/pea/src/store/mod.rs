@@ -191,9 +191,14 @@ impl Container {
         replace(&self.dir().join(RECORD), &record.encode()?)
     }
 
+    /// The file of the specification as it was at create.
+    pub fn spec_path(&self) -> PathBuf {
+        self.dir().join(SPEC)
+    }
+
     /// The specification as it was at create.
     pub fn spec(&self) -> Result<Spec, Error> {
-        let path = self.dir().join(SPEC);
+        let path = self.spec_path();
         let text = fs::read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::does_not_exist(&self.id),
             _ => Error::io(format!("read {}", path.display()), error),

@@ -90,12 +90,10 @@ impl Init {
         Self::of(self.pid) == Some(*self)
     }
 
-    /// Whether it has ended, or is about to: an init leaves its namespaces first, then waits for all in its pid
-    /// namespace to be gone.
-    pub fn is_ending(&self) -> bool {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid)).ok();
-        let stat = stat.as_deref().and_then(parse_stat).filter(|stat| stat.start_time == self.start_time);
-        stat.is_none_or(|stat| stat.exiting)
+    /// Whether it has ended, or is about to, by the text of its stat file (empty when there is none any more): an init
+    /// leaves its namespaces first, then waits for all in its pid namespace to be gone.
+    pub fn is_ending_by(&self, stat: &str) -> bool {
+        parse_stat(stat).filter(|stat| stat.start_time == self.start_time).is_none_or(|stat| stat.exiting)
     }
 }
 
@@ -136,9 +134,11 @@ mod tests {
     fn a_process_that_has_begun_to_end_is_told() {
         let stat = "7 (sh) S 1 7 7 0 -1 4194564 103 0 0 0 0 0 0 0 20 0 1 0 4242 0 0";
         assert_eq!(parse_stat(stat), Some(Stat { start_time: 4242, exiting: true }));
-        let own = Init::of(std::process::id() as i32).expect("this process is alive");
-        assert!(!own.is_ending());
-        assert!(Init { start_time: own.start_time + 1, ..own }.is_ending());
+        let alive = stat.replace("4194564", "4194560");
+        let init = Init { pid: 7, start_time: 4242 };
+        assert!(init.is_ending_by(stat) && init.is_ending_by(""));
+        assert!(!init.is_ending_by(&alive));
+        assert!(Init { start_time: 4243, ..init }.is_ending_by(&alive), "a later process of the number");
     }
 
     #[test]

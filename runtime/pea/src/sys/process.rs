@@ -23,16 +23,6 @@ pub fn fork() -> io::Result<Fork> {
     }
 }
 
-/// Forks a sibling: its parent is this process's parent (CLONE_PARENT).
-pub fn fork_sibling() -> io::Result<Fork> {
-    let flags = libc::CLONE_PARENT | libc::SIGCHLD;
-    // SAFETY: without CLONE_VM and with a null stack this is fork(2); single-threaded as above.
-    match check(unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_long, 0, 0, 0, 0) })? {
-        0 => Ok(Fork::Child),
-        pid => Ok(Fork::Parent(pid as i32)),
-    }
-}
-
 /// Forks a child into namespaces of its own (CLONE_NEW* flags).
 pub fn fork_into(namespaces: i32) -> io::Result<Fork> {
     let flags = namespaces | libc::SIGCHLD;

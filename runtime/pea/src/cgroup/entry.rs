@@ -1,0 +1,261 @@
+//! The way into a container's cgroups for a process executed later.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Component, Path, PathBuf};
+
+use super::{Hierarchy, Kind, hierarchies};
+use crate::error::{Error, ErrorKind};
+use crate::sys::clone::{self, clone3};
+
+/// Which cgroups below the container's a process shall be in.
+#[derive(Clone, Debug, Default)]
+pub struct Subgroups {
+    everywhere: Option<PathBuf>,
+    by_controller: Vec<(String, PathBuf)>,
+}
+
+impl Subgroups {
+    /// Reads what `--cgroup` was given: `PATH`, or any number of `CONTROLLER[,CONTROLLER...]:PATH`.
+    pub fn parse(given: &[String]) -> Result<Self, Error> {
+        let mut subgroups = Self::default();
+        for text in given {
+            match text.split_once(':') {
+                None if given.len() == 1 => subgroups.everywhere = Some(below(text, text)?),
+                None => {
+                    return Err(refused(
+                        text,
+                        "only one path without a controller, and nothing beside it, is possible",
+                    ));
+                }
+                Some((controllers, path)) => {
+                    let path = below(text, path)?;
+                    for controller in controllers.split(',') {
+                        let controller = controller.strip_prefix("name=").unwrap_or(controller);
+                        let known = subgroups.by_controller.iter().any(|(each, _)| each == controller);
+                        if controller.is_empty() || known {
+                            return Err(refused(text, "each controller is to be named once"));
+                        }
+                        subgroups.by_controller.push((controller.to_owned(), path.clone()));
+                    }
+                }
+            }
+        }
+        Ok(subgroups)
+    }
+
+    /// What is asked for in one hierarchy. A path without a controller means the hierarchies in which it is there.
+    fn wanted(&self, hierarchy: &Hierarchy, container: &Path) -> Option<&Path> {
+        let named = |name: &str| hierarchy.controls(name) || hierarchy.is_called(name);
+        let named = self.by_controller.iter().find(|(name, _)| named(name)).map(|(_, path)| path.as_path());
+        let there = |path: &&Path| hierarchy.dir(&container.join(path)).is_dir();
+        named.or(self.everywhere.as_deref().filter(there))
+    }
+
+    /// Refuses names of no hierarchy, and a path that is in none.
+    fn check(&self, all: &[Hierarchy], container: &Path) -> Result<(), Error> {
+        for (name, _) in &self.by_controller {
+            if !all.iter().any(|hierarchy| hierarchy.controls(name) || hierarchy.is_called(name)) {
+                return Err(refused(name, "there is no hierarchy with this controller"));
+            }
+        }
+        match &self.everywhere {
+            Some(path) if !all.iter().any(|hierarchy| hierarchy.dir(&container.join(path)).is_dir()) => {
+                Err(refused(&path.to_string_lossy(), "no such cgroup in the container's (no such file or directory)"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn refused(text: &str, why: &str) -> Error {
+    Error::new(ErrorKind::InvalidArgument, format!("--cgroup {text}: {why}"))
+}
+
+/// The path without what would lead out of the container's cgroup.
+fn below(text: &str, path: &str) -> Result<PathBuf, Error> {
+    let mut clean = PathBuf::new();
+    for component in Path::new(path).components() {
+        match component {
+            Component::Normal(name) => clean.push(name),
+            Component::ParentDir => return Err(refused(text, "`..` components are not allowed")),
+            _ => {}
+        }
+    }
+    Ok(clean)
+}
+
+/// A cgroup that can be entered, opened.
+struct Door {
+    dir: PathBuf,
+    /// Its directory where a process is born in it, else its `cgroup.procs`.
+    file: File,
+}
+
+/// The cgroups to enter, opened outside of the container. For each hierarchy in which there is something to do: the
+/// cgroup wanted, then, should that take no processes, the one to make do with.
+#[derive(Default)]
+pub struct Entry {
+    /// Where the unified hierarchy stands alone.
+    born_in: Vec<Door>,
+    /// Elsewhere.
+    moved_to: Vec<Vec<Door>>,
+}
+
+impl Entry {
+    /// Opens the cgroups of the container at `path` (empty: it has none of its own).
+    ///
+    /// `of_init` is the /proc/PID/cgroup of the container's init. Where the container's processes have been distributed
+    /// over children of its cgroup since, v2 allows none in between, and its init's cgroup is the one to be in.
+    pub fn open(path: &Path, subgroups: &Subgroups, of_init: &str) -> Result<Self, Error> {
+        if path.as_os_str().is_empty() {
+            let asked = subgroups.everywhere.iter().chain(subgroups.by_controller.iter().map(|(_, path)| path)).next();
+            let none = |asked: &PathBuf| refused(&asked.to_string_lossy(), "the container has no cgroup of its own");
+            return asked.map_or_else(|| Ok(Self::default()), |asked| Err(none(asked)));
+        }
+        let all = hierarchies()?;
+        subgroups.check(&all, path)?;
+        let unified_alone = matches!(all.as_slice(), [only] if only.kind == Kind::Unified);
+        if unified_alone {
+            let born_in = doors(&all[0], path, subgroups.wanted(&all[0], path), of_init, open_dir)?;
+            return Ok(Self { born_in, moved_to: Vec::new() });
+        }
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let mut moved_to = Vec::new();
+        for hierarchy in &all {
+            let wanted = subgroups.wanted(hierarchy, path);
+            let here = hierarchy.member_of(&own);
+            if wanted.is_some() || here.is_none() || here != hierarchy.member_of(of_init) {
+                moved_to.push(doors(hierarchy, path, wanted, of_init, open_procs)?);
+            }
+        }
+        Ok(Self { born_in: Vec::new(), moved_to })
+    }
+
+    /// Forks; the child is born in the container's cgroup where there is only the unified hierarchy. That costs nothing,
+    /// while moving a process waits for all processors (about 10 ms).
+    pub fn fork(&self) -> Result<clone::Clone, Error> {
+        let failed = |dir: Option<&Path>, error| match dir {
+            Some(dir) => Error::io(format!("make a process in cgroup {}", dir.display()), error),
+            None => Error::io("make a process", error),
+        };
+        let Some((last, others)) = self.born_in.split_last() else {
+            return clone3(0, None, false).map_err(|error| failed(None, error));
+        };
+        for door in others {
+            match clone3(0, Some(door.file.as_fd()), false) {
+                Err(error) if takes_none(&error) => {}
+                made => return made.map_err(|error| failed(Some(&door.dir), error)),
+            }
+        }
+        clone3(0, Some(last.file.as_fd()), false).map_err(|error| failed(Some(&last.dir), error))
+    }
+
+    /// Whether a process has still to be moved when it has been made.
+    pub fn is_by_moving(&self) -> bool {
+        !self.moved_to.is_empty()
+    }
+
+    /// Moves the process into the cgroups it was not born in.
+    pub fn place(&self, pid: i32) -> Result<(), Error> {
+        let text = pid.to_string();
+        for doors in &self.moved_to {
+            let mut result = Ok(());
+            for door in doors {
+                let written = (&door.file).write_all(text.as_bytes());
+                let other = written.as_ref().is_err_and(takes_none);
+                result = written.map_err(|error| Error::io(format!("join cgroup {}", door.dir.display()), error));
+                if !other {
+                    break;
+                }
+            }
+            result?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether that cgroup is none for processes (any more), while another may be.
+fn takes_none(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EBUSY | libc::EOPNOTSUPP | libc::ENODEV))
+}
+
+/// The cgroups of one hierarchy that come into question. One that was asked for is the only one.
+fn doors(
+    hierarchy: &Hierarchy,
+    container: &Path,
+    wanted: Option<&Path>,
+    of_init: &str,
+    open: fn(&Path) -> io::Result<File>,
+) -> Result<Vec<Door>, Error> {
+    let at = |path: &Path| {
+        let dir = hierarchy.dir(path);
+        open(&dir).map(|file| Door { file, dir: dir.clone() }).map_err(|error| (dir, error))
+    };
+    let cannot = |(dir, error): (PathBuf, io::Error)| Error::io(format!("open cgroup {}", dir.display()), error);
+    if let Some(wanted) = wanted {
+        return Ok(vec![at(&container.join(wanted)).map_err(cannot)?]);
+    }
+    let beside = hierarchy.member_of(of_init).filter(|beside| beside != container);
+    match (at(container), beside.map(|beside| at(&beside))) {
+        (Ok(first), beside) => Ok([first].into_iter().chain(beside.and_then(Result::ok)).collect()),
+        (Err(_), Some(Ok(beside))) => Ok(vec![beside]),
+        (Err(error), _) => Err(cannot(error)),
+    }
+}
+
+fn open_dir(dir: &Path) -> io::Result<File> {
+    File::options().read(true).custom_flags(libc::O_PATH | libc::O_DIRECTORY).open(dir)
+}
+
+fn open_procs(dir: &Path) -> io::Result<File> {
+    File::options().write(true).open(dir.join("cgroup.procs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::hierarchy::Layout;
+    use super::*;
+
+    fn parse(given: &[&str]) -> Result<Subgroups, Error> {
+        Subgroups::parse(&given.iter().map(|&text| text.to_owned()).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn nothing_leads_out_of_the_containers_cgroup() {
+        for given in ["..", "a/../..", "cpu:../b"] {
+            let text = parse(&[given]).expect_err(given).to_string();
+            assert!(text.contains("`..` components are not allowed") && text.contains(given), "{text}");
+        }
+        assert_eq!(parse(&["/a//b/./"]).expect("a path").everywhere.as_deref(), Some(Path::new("a/b")));
+    }
+
+    #[test]
+    fn a_controller_is_named_once_and_a_plain_path_is_alone() {
+        for given in [&["a", "b"][..], &["a", "cpu:b"], &["cpu:a", "cpu:b"], &[":a"], &["cpu,,pids:a"]] {
+            parse(given).expect_err("ambiguous");
+        }
+        let root = tempfile::tempdir().expect("a directory");
+        let layout = Layout::made_up(root.path(), &["cpu", "memory"], None);
+        let subgroups = parse(&["cpu,memory:a"]).expect("two controllers");
+        for hierarchy in layout.all() {
+            assert_eq!(subgroups.wanted(hierarchy, Path::new("/box")), Some(Path::new("a")));
+        }
+        subgroups.check(layout.all(), Path::new("/box")).expect("both are there");
+        parse(&["pids:a"]).expect("a path").check(layout.all(), Path::new("/box")).expect_err("no such hierarchy");
+    }
+
+    #[test]
+    fn a_plain_path_means_the_hierarchies_that_have_it() {
+        let root = tempfile::tempdir().expect("a directory");
+        let layout = Layout::made_up(root.path(), &["cpu", "memory"], None);
+        let subgroups = parse(&["a"]).expect("a path");
+        subgroups.check(layout.all(), Path::new("/box")).expect_err("it is nowhere");
+        fs::create_dir_all(root.path().join("memory/box/a")).expect("made");
+        subgroups.check(layout.all(), Path::new("/box")).expect("it is somewhere");
+        let wanted: Vec<_> = layout.all().iter().map(|each| subgroups.wanted(each, Path::new("/box"))).collect();
+        assert_eq!(wanted, [None, Some(Path::new("a"))]);
+    }
+}
