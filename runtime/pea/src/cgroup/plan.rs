@@ -30,6 +30,8 @@ pub struct Plan {
     owner: Option<u32>,
     /// Shares of caches and memory bandwidth: not of a cgroup, but given and taken back like its values.
     rdt: Option<rdt::Plan>,
+    /// Whether device rules that this process may not set are no failure.
+    rootless: bool,
     /// Whether the place was left to us: then a container may go without, if it asks for nothing.
     anywhere: bool,
 }
@@ -59,12 +61,28 @@ impl Plan {
         };
         let owner = delegate::owner(spec, &layout);
         let rdt = rdt::Plan::new(spec, id)?;
-        Ok(Self { devices: spec::device_rules(spec)?, rdt, path, driver, values, owner, anywhere, layout })
+        Ok(Self {
+            devices: spec::device_rules(spec)?,
+            rootless: false,
+            rdt,
+            path,
+            driver,
+            values,
+            owner,
+            anywhere,
+            layout,
+        })
     }
 
     /// The cgroup's path, absolute and the same in every hierarchy; empty when nobody manages one.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Forgives missing rights to set device rules. Who lacks them can make no device nodes either, and gets at no device
+    /// whose owner does not let him.
+    pub fn set_rootless(&mut self, rootless: bool) {
+        self.rootless = rootless;
     }
 
     /// Which of the two manages it.
@@ -128,7 +146,10 @@ impl Plan {
             return Ok(());
         }
         write_all(self.values.iter().filter(|value| value.late))?;
-        devices::enforce(&self.path, &self.devices)
+        match devices::enforce(&self.path, &self.devices) {
+            Err(_) if self.rootless => Ok(()),
+            enforced => enforced,
+        }
     }
 
     /// Removes what was made, after a failed creation and once its processes have ended. What cannot be removed is

@@ -102,6 +102,7 @@ impl Request {
         }
         spec::check(&spec)?;
         let mut plan = engine::Plan::new(&spec, &self.bundle, &self.container, self.driver)?;
+        plan.cgroup.set_rootless(self.options.rootless);
         self.check_console(plan.process.terminal)?;
         let record = Record {
             id: self.container.id().to_owned(),
