@@ -116,15 +116,15 @@ impl Entry {
             return asked.map_or_else(|| Ok(Self::default()), |asked| Err(none(asked)));
         }
         let all = hierarchies()?;
-        subgroups.check(&all, path)?;
-        let unified_alone = matches!(all.as_slice(), [only] if only.kind == Kind::Unified);
+        subgroups.check(all, path)?;
+        let unified_alone = matches!(all, [only] if only.kind == Kind::Unified);
         if unified_alone {
             let born_in = doors(&all[0], path, subgroups.wanted(&all[0], path), of_init, open_dir)?;
             return Ok(Self { born_in, moved_to: Vec::new() });
         }
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut moved_to = Vec::new();
-        for hierarchy in &all {
+        for hierarchy in all {
             let wanted = subgroups.wanted(hierarchy, path);
             let here = hierarchy.member_of(&own);
             if wanted.is_some() || here.is_none() || here != hierarchy.member_of(of_init) {
