@@ -3,6 +3,9 @@
 use libseccomp::ScmpArch;
 use oci_spec::runtime::{Arch, LinuxSeccomp};
 
+/// In the numbers of x32's calls (`__X32_SYSCALL_BIT`), whose architecture is that of x86-64.
+pub const X32: u32 = 0x4000_0000;
+
 /// libseccomp's name of an architecture.
 pub fn of(arch: Arch) -> ScmpArch {
     match arch {

@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::sys::seccomp::{Instruction, LONGEST};
 
 /// To be counted up when the same profile compiles to another program.
-const GENERATION: u32 = 1;
+const GENERATION: u32 = 2;
 
 /// As many programs are kept; then the oldest goes.
 const MOST: usize = 64;

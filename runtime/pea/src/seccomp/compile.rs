@@ -7,7 +7,7 @@ use libseccomp::{ScmpAction, ScmpArgCompare, ScmpCompareOp, ScmpFilterContext, S
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompArg, LinuxSeccompOperator, LinuxSyscall};
 
-use super::{architecture, enosys};
+use super::{architecture, enosys, newer};
 use crate::error::Error;
 use crate::sys::seccomp::{Instruction, LONGEST};
 
@@ -20,7 +20,8 @@ const TREE: usize = 32;
 
 /// The program of a profile: our prologue, then libseccomp's part.
 pub fn compile(seccomp: &LinuxSeccomp) -> Result<Vec<Instruction>, Error> {
-    let mut program = enosys::prologue(seccomp);
+    let mut program = newer::prologue(seccomp);
+    program.extend(enosys::prologue(seccomp));
     program.extend(rules(seccomp)?);
     if program.len() > LONGEST {
         let text = format!(

@@ -11,7 +11,9 @@
 use libseccomp::{ScmpArch, ScmpSyscall};
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction};
 
-use super::architecture;
+use super::architecture::{self, X32};
+use super::assemble::{answer, jump, load_arch, load_number};
+use super::newer;
 use crate::sys::seccomp::Instruction;
 
 /// Beyond the newest call that a profile names, for one kind of calls.
@@ -27,8 +29,6 @@ struct Range {
 
 /// -1 is no call, but what a tracer sets to have one skipped.
 const SKIPPED: u32 = u32::MAX;
-/// In the numbers of x32's calls (`__X32_SYSCALL_BIT`), whose architecture is that of x86-64.
-const X32: u32 = 0x4000_0000;
 /// From here on are calls of 32-bit Arm alone (`__ARM_NR_BASE`).
 const ARM: u32 = 0x000f_0000;
 
@@ -57,10 +57,11 @@ fn range(seccomp: &LinuxSeccomp, arch: ScmpArch) -> Option<Range> {
         ScmpArch::Arm => ARM,
         _ => SKIPPED,
     };
-    let names = seccomp.syscalls().iter().flatten().flat_map(|rule| rule.names());
     let number = |name: &String| ScmpSyscall::from_name_by_arch(name, arch).ok().map(ScmpSyscall::as_raw_syscall);
     // Negative are calls that other architectures have.
-    let numbers = names.filter_map(|name| u32::try_from(number(name)?).ok());
+    let number = move |name: &String| u32::try_from(number(name)?).ok();
+    let rules = seccomp.syscalls().iter().flatten();
+    let numbers = rules.flat_map(|rule| rule.names().iter().filter_map(number).chain(newer::numbers(rule, arch)));
     let newest = numbers.filter(|number| *number < end).max()?;
     Some(Range { audit: architecture::audit(arch)?, newest, end })
 }
@@ -71,23 +72,15 @@ fn range(seccomp: &LinuxSeccomp, arch: ScmpArch) -> Option<Range> {
 ///    return ENOSYS
 /// ```
 fn block(range: Range) -> [Instruction; 6] {
-    const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
-    /// Where `struct seccomp_data` has them.
-    const NUMBER: u32 = 0;
-    const ARCH: u32 = 4;
-    let jump = |operation, k, jt, jf| instruction(libc::BPF_JMP | operation | libc::BPF_K, k, jt, jf);
+    let [arch, other] = load_arch(range.audit, 4);
     [
-        instruction(LOAD, ARCH, 0, 0),
-        jump(libc::BPF_JEQ, range.audit, 0, 4),
-        instruction(LOAD, NUMBER, 0, 0),
+        arch,
+        other,
+        load_number(),
         jump(libc::BPF_JGT, range.newest, 0, 2),
         jump(libc::BPF_JGE, range.end, 1, 0),
-        instruction(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32, 0, 0),
+        answer(libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32),
     ]
-}
-
-fn instruction(code: u32, k: u32, jt: u8, jf: u8) -> Instruction {
-    Instruction { code: code as u16, jt, jf, k }
 }
 
 #[cfg(test)]
@@ -113,7 +106,7 @@ mod tests {
 
     fn answer(seccomp: &LinuxSeccomp, arch: u32, number: u32) -> u32 {
         let mut program = prologue(seccomp);
-        program.push(instruction(libc::BPF_RET | libc::BPF_K, FILTER, 0, 0));
+        program.push(super::answer(FILTER));
         run(&program, &Call::new(arch, number, &[]))
     }
 

@@ -1,19 +1,21 @@
 //! `linux.seccomp`: from the profile to a loaded filter.
 //!
 //! ```text
-//! profile ── compile (libseccomp) ── program ── enosys: a prologue before it ── cache ── install (seccomp(2))
-//!                                                             notify: the descriptor goes to the listener
+//! profile ── compile: newer, enosys (a prologue of ours), libseccomp's program ── cache ── install (seccomp(2))
+//!                                                        notify: the descriptor goes to the listener
 //! ```
 //!
 //! The same program serves the container's first process and every one executed in it later.
 
 mod architecture;
+mod assemble;
 mod cache;
 mod compile;
 mod enosys;
 #[cfg(test)]
 mod interpret;
 mod listener;
+mod newer;
 
 use std::path::Path;
 
