@@ -101,6 +101,24 @@ fn executed_processes_have_the_filter_too() {
 }
 
 #[test]
+fn a_filter_is_loaded_in_a_user_namespace_with_new_privileges_allowed() {
+    let script = "mkdir /tmp/x; grep -E '^(NoNewPrivs|Seccomp|CapEff):' /proc/self/status | cut -f2";
+    let mut bundle = filtered(script, mkdir("SCMP_ACT_ERRNO"));
+    let map = json!([{"containerID": 0, "hostID": 100_000, "size": 65_536}]);
+    bundle.spec["linux"]["uidMappings"] = map.clone();
+    bundle.spec["linux"]["gidMappings"] = map;
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    bundle.spec["process"]["noNewPrivileges"] = json!(false);
+    bundle.spec["process"]["user"] = json!({"uid": 7, "gid": 8});
+    bundle.spec["process"]["capabilities"] = json!({});
+    testkit::run(std::process::Command::new("chmod").arg("755").arg(bundle.path()));
+    testkit::run(std::process::Command::new("chown").args(["-R", "100000:100000"]).arg(bundle.rootfs()));
+    let done = bundle.run();
+    assert_eq!(stdout(&done), "0000000000000000\n0\n2");
+    assert!(stderr(&done).contains("Operation not permitted"), "{}", stderr(&done));
+}
+
+#[test]
 fn every_flag_is_taken() {
     let flags = ["TSYNC", "LOG", "SPEC_ALLOW", "WAIT_KILLABLE_RECV"];
     for flag in flags {

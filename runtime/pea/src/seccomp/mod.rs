@@ -17,7 +17,9 @@ mod interpret;
 mod listener;
 mod newer;
 
+use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag};
 
@@ -26,9 +28,6 @@ pub use listener::{Listener, Notice};
 use crate::error::{Error, ErrorKind};
 use crate::sys::seccomp as kernel;
 use crate::sys::seccomp::{Instruction, flag};
-
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 
 /// A filter, ready to be installed.
 #[derive(Clone, Debug)]
