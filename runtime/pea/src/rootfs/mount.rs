@@ -78,9 +78,10 @@ impl Target<'_> {
         if mount.options.copy_up && kind == "tmpfs" {
             self.copy_up(mount, &fd)?;
         }
-        let mut delayed = mount.clone();
-        delayed.options.own.set &= !delay;
-        source::change(&delayed, &fd)?;
+        // A new mount has the other attributes from its birth.
+        let mut rest = mount.clone();
+        rest.options.own = Change::set(mount.options.own.set & attribute::NO_SYMLINK_FOLLOW);
+        source::change(&rest, &fd)?;
         self.attach(mount, &fd, Missing::Directory)?;
         Ok(fd)
     }
