@@ -95,6 +95,20 @@ fn masks_hide_with_the_null_device_only() {
 }
 
 #[test]
+fn nothing_is_masked_with_a_null_device_that_is_none() {
+    let mut bundle = Bundle::new();
+    fs::create_dir(bundle.path("dev")).expect("a directory");
+    fs::write(bundle.path("dev/null"), "trick").expect("a file");
+    bundle.spec["mounts"].as_array_mut().expect("mounts")[1] =
+        json!({"destination": "/dev", "source": "dev", "options": ["rbind"]});
+    bundle.spec["linux"]["maskedPaths"] = json!(["/proc/interrupts"]);
+    on_a_machine(|| {
+        let error = bundle.error();
+        assert!(error.contains("/dev/null is not the null device"), "{error}");
+    });
+}
+
+#[test]
 fn parameters_are_set_in_procfs_whatever_is_mounted_there() {
     let mut bundle = Bundle::new();
     let trap = bundle.path("trap");
