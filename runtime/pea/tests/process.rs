@@ -46,17 +46,15 @@ fn the_scheduling_policy_is_the_one_asked_for() {
     }
 }
 
-/// On v1 with real-time groups, the cgroup has no budget for it.
 #[test]
-fn a_real_time_policy_works_or_says_what_it_lacks() {
-    let done = scheduled(json!({"policy": "SCHED_RR", "priority": 3})).run();
-    match done.status.success() {
-        true => assert_eq!(stat_fields(&stdout(&done), &[REAL_TIME_PRIORITY, POLICY]), ["3", "2"]),
-        false => {
-            let text = stderr(&done);
-            assert!(text.contains("process.scheduler") && text.contains("real-time budget"), "{text}");
-        }
+fn a_real_time_policy_takes_a_budget_where_cgroups_have_one() {
+    let mut bundle = scheduled(json!({"policy": "SCHED_RR", "priority": 3}));
+    if std::path::Path::new("/sys/fs/cgroup/cpu/cpu.rt_runtime_us").exists() {
+        let text = stderr(&bundle.run());
+        assert!(text.contains("process.scheduler") && text.contains("realtimeRuntime"), "{text}");
+        bundle.spec["linux"]["resources"]["cpu"] = json!({"realtimeRuntime": 50_000, "realtimePeriod": 1_000_000});
     }
+    assert_eq!(stat_fields(&bundle.output(), &[REAL_TIME_PRIORITY, POLICY]), ["3", "2"]);
 }
 
 #[test]

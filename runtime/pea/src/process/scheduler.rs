@@ -27,7 +27,9 @@ pub fn attributes(given: &Scheduler) -> Result<Attributes, Error> {
 pub fn apply(attributes: Attributes) -> Result<(), Error> {
     sched::set_attributes(attributes).map_err(|error| {
         let hint = match error.raw_os_error() {
-            Some(libc::EPERM) if attributes.priority > 0 => " (does its cgroup have a real-time budget?)",
+            Some(libc::EPERM) if attributes.priority > 0 => {
+                " (on cgroup v1, linux.resources.cpu.realtimeRuntime is its real-time budget)"
+            }
             _ => "",
         };
         Error::io(format!("process.scheduler: sched_setattr{hint}"), error)
