@@ -96,6 +96,7 @@ fn a_users_container_goes_through_its_states() {
     assert!(status.unwrap().success());
     assert!(bundle.dir.path().join("runtime/pea/rootless").is_dir());
     testkit::run(&mut bundle.pea(&["start", "rootless"]));
+    assert_eq!(testkit::output(&mut bundle.pea(&["exec", "rootless", "id", "-u"])), "0");
     assert!(testkit::output(&mut bundle.pea(&["list"])).contains("running"));
     testkit::run(&mut bundle.pea(&["kill", "rootless", "KILL"]));
     common::wait("the container to stop", || testkit::output(&mut bundle.pea(&["list"])).contains("stopped"));
