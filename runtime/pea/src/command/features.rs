@@ -48,6 +48,13 @@ const ARCHITECTURES: [&str; 17] = [
 /// SECCOMP_FILTER_FLAG_*.
 const SECCOMP_FLAGS: [&str; 4] = ["LOG", "SPEC_ALLOW", "TSYNC", "WAIT_KILLABLE_RECV"];
 
+/// MPOL_*, of set_mempolicy(2).
+const MEMORY_MODES: [&str; 7] =
+    ["BIND", "DEFAULT", "INTERLEAVE", "LOCAL", "PREFERRED", "PREFERRED_MANY", "WEIGHTED_INTERLEAVE"];
+
+/// MPOL_F_*.
+const MEMORY_FLAGS: [&str; 3] = ["NUMA_BALANCING", "RELATIVE_NODES", "STATIC_NODES"];
+
 /// Annotations by which whoever writes a configuration can reach beyond the container.
 const UNSAFE_ANNOTATIONS: [&str; 1] = ["org.systemd.property."];
 
@@ -72,8 +79,12 @@ pub fn run() -> Result<(), Error> {
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "mountExtensions": {"idmap": {"enabled": false}},
-            "intelRdt": {"enabled": true},
+            "mountExtensions": {"idmap": {"enabled": true}},
+            "intelRdt": {"enabled": true, "schemata": true, "monitoring": true},
+            "memoryPolicy": {
+                "modes": prefixed("MPOL_", &MEMORY_MODES),
+                "flags": prefixed("MPOL_F_", &MEMORY_FLAGS),
+            },
             "netDevices": {"enabled": true},
         },
         "annotations": {"org.peapod.pea.version": env!("CARGO_PKG_VERSION")},
@@ -87,7 +98,10 @@ fn prefixed(prefix: &str, names: &[&str]) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use oci_spec::runtime::{Arch, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator};
+    use oci_spec::runtime::{
+        Arch, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, MemoryPolicyFlagType,
+        MemoryPolicyModeType,
+    };
     use serde::de::DeserializeOwned;
 
     use super::*;
@@ -99,10 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_of_seccomp_can_be_read_from_a_configuration() {
+    fn what_is_said_can_be_read_from_a_configuration() {
         all_known::<LinuxSeccompAction>("SCMP_ACT_", &ACTIONS);
         all_known::<LinuxSeccompOperator>("SCMP_CMP_", &OPERATORS);
         all_known::<Arch>("SCMP_ARCH_", &ARCHITECTURES);
         all_known::<LinuxSeccompFilterFlag>("SECCOMP_FILTER_FLAG_", &SECCOMP_FLAGS);
+        all_known::<MemoryPolicyModeType>("MPOL_", &MEMORY_MODES);
+        all_known::<MemoryPolicyFlagType>("MPOL_F_", &MEMORY_FLAGS);
     }
 }

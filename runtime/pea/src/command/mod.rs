@@ -94,7 +94,7 @@ fn act(cli: Cli) -> ExitCode {
     };
     // As runc: a failure of `exec` itself must not look like one of the program it was to execute.
     let failure = if matches!(verb, Verb::Exec(_)) { 255 } else { 1 };
-    match run(&cli.global, verb) {
+    match report::listening(&cli.global, || run(&cli.global, verb)) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report::report(&cli.global, &error);
@@ -131,19 +131,20 @@ fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
     if matches!(verb, Verb::Create(_) | Verb::Exec(_) | Verb::Run(_)) {
         crate::protect::ensure()?;
     }
+    // Its name alone: what comes behind may be a secret.
+    let name = format!("{verb:?}");
+    tracing::debug!("{} with containers in {}", name.split('(').next().unwrap_or_default(), global.root().display());
     let runtime = Runtime::new(global.root(), global.driver());
     let done = |result: Result<(), Error>| result.map(|()| 0);
     match verb {
         Verb::Checkpoint(arguments) => done(checkpoint::run(&runtime, global, &arguments)),
         Verb::Create(arguments) => done(create::run(&runtime, global, arguments)),
-        Verb::Delete(arguments) => done(report::with_warnings(global, || delete::run(&runtime, &arguments))),
+        Verb::Delete(arguments) => done(delete::run(&runtime, &arguments)),
         Verb::Events(arguments) => done(events::run(&runtime, &arguments)),
         Verb::Exec(arguments) => exec::run(&runtime, *arguments),
         Verb::Features(_) => done(features::run()),
         Verb::Kill(arguments) => done(kill::run(&runtime, &arguments)),
-        Verb::List(arguments) => {
-            done(report::with_warnings(global, || list::run(&runtime, &global.root(), &arguments)))
-        }
+        Verb::List(arguments) => done(list::run(&runtime, &global.root(), &arguments)),
         Verb::Pause(arguments) => done(pause::pause(&runtime, &arguments)),
         Verb::Ps(arguments) => done(ps::run(&runtime, &arguments)),
         Verb::Resume(arguments) => done(pause::resume(&runtime, &arguments)),

@@ -40,26 +40,35 @@ fn log(global: &Global, level: &str, message: &str) {
     }
 }
 
-/// Does `work`, and tells of what the library warns meanwhile.
-///
-/// For this time only, and not for all of the process's life: while a container is built, the library listens itself.
-pub fn with_warnings<T>(global: &Global, work: impl FnOnce() -> T) -> T {
-    tracing::subscriber::with_default(Warnings(global.clone()), work)
+/// Does `work`, and tells of what the library says meanwhile, as much of it as was asked for.
+pub fn listening<T>(global: &Global, work: impl FnOnce() -> T) -> T {
+    let listener = Listener { global: global.clone(), process: std::process::id() };
+    tracing::subscriber::with_default(listener, work)
 }
 
-struct Warnings(Global);
+/// Hears this process only: in a child, which may have entered the container, the log's path means another file.
+struct Listener {
+    global: Global,
+    process: u32,
+}
 
-impl Subscriber for Warnings {
+impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() == Level::WARN && metadata.is_event()
+        *metadata.level() <= self.global.level() && metadata.is_event() && std::process::id() == self.process
     }
 
     fn event(&self, event: &Event<'_>) {
+        let level = match *event.metadata().level() {
+            Level::ERROR => "error",
+            Level::WARN => "warning",
+            Level::INFO => "info",
+            _ => "debug",
+        };
         event.record(&mut |field: &Field, value: &dyn Debug| {
             if field.name() == "message" {
                 let message = format!("{value:?}").replace('\n', " ");
-                log(&self.0, "warning", &message);
-                let _ = writeln!(io::stderr(), "pea: warning: {message}");
+                log(&self.global, level, &message);
+                let _ = writeln!(io::stderr(), "pea: {level}: {message}");
             }
         });
     }

@@ -7,7 +7,6 @@ use clap::Args;
 use super::Global;
 use super::checkpoint::Images;
 use super::foreground::Foreground;
-use super::report::with_warnings;
 use crate::error::{Error, ErrorKind};
 use crate::{RestoreOptions, Runtime};
 
@@ -65,7 +64,7 @@ pub fn run(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<
     }
     let ended = foreground.attach(pid, None).and_then(|()| foreground.wait());
     drop(foreground);
-    let deleted = with_warnings(global, || runtime.delete(&arguments.id, true));
+    let deleted = runtime.delete(&arguments.id, true);
     let code = ended?;
     deleted.map(|()| code)
 }

@@ -8,7 +8,6 @@ use super::Global;
 use super::create::Creation;
 use super::foreground::Foreground;
 use super::notify::Notify;
-use super::report::with_warnings;
 use super::start;
 use super::terminal::Console;
 use crate::error::{Error, ErrorKind};
@@ -77,7 +76,7 @@ fn foreground(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Resu
     drop(foreground);
     let deleted = match arguments.keep && ended.is_ok() {
         true => Ok(()),
-        false => with_warnings(global, || runtime.delete(id, true)),
+        false => runtime.delete(id, true),
     };
     let code = ended?;
     deleted.map(|()| code)
