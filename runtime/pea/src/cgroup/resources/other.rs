@@ -106,7 +106,9 @@ pub fn unified<'a>(
         // The files of the core and of the freezer begin so, and are always there.
         let there = controller == "cgroup" || target.layout.unified_controllers().iter().any(|it| it == controller);
         if !there {
-            return Err(unsupported(&key, &format!("the requested cgroup controller `{controller}` is not available")));
+            let text =
+                format!("the requested cgroup controller `{controller}` is not available (no such file or directory)");
+            return Err(unsupported(&key, &text));
         }
         let late = controller == "cpu";
         let value = Value::new(key, &hierarchy.dir(target.path), &**file, text);
