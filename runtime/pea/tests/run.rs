@@ -278,3 +278,10 @@ fn kept_containers_stay_until_they_are_deleted() {
     testkit::run(&mut bundle.pea(&["delete", &bundle.id]));
     bundle.assert_nothing_left();
 }
+
+#[test]
+fn an_ambient_capability_that_is_not_inheritable_is_not_held() {
+    let mut bundle = Bundle::new(&["grep", "CapAmb", "/proc/self/status"]);
+    bundle.spec["process"]["capabilities"]["ambient"] = json!(["CAP_KILL"]);
+    assert_eq!(bundle.output(), "CapAmb:\t0000000000000000");
+}

@@ -116,7 +116,9 @@ fn misused(error: &clap::Error, words: &[OsString]) -> ExitCode {
             ExitCode::FAILURE
         }
         _ => {
+            // How to pass the word to somebody else is no help where nobody takes it.
             let lines = text.lines().take_while(|line| !line.starts_with("Usage:")).map(str::trim);
+            let lines = lines.filter(|line| !line.starts_with("tip: to pass"));
             let message = lines.filter(|line| !line.is_empty()).collect::<Vec<_>>().join(" ");
             let message = message.strip_prefix("error: ").unwrap_or(&message);
             let error = Error::new(ErrorKind::InvalidArgument, format!("incorrect usage: {message}"));

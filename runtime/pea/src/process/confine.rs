@@ -217,9 +217,12 @@ fn set_capabilities(init: &mut Init) -> Result<(), Error> {
         .map_err(|error| Error::io("capset", error))?;
     kernel::clear_ambient().map_err(|error| Error::io("clear the ambient set", error))?;
     for number in capability::numbers(known(sets.ambient)) {
-        kernel::raise_ambient(number).map_err(|error| {
-            Error::io(format!("ambient capability {number} (it must be permitted and inheritable too)"), error)
-        })?;
+        match kernel::raise_ambient(number) {
+            // Not permitted, or not inheritable: then it is not held. Configurations as runc's own `spec` used to write
+            // them have such ones.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => {}
+            raised => raised.map_err(|error| Error::io(format!("ambient capability {number}"), error))?,
+        }
     }
     Ok(())
 }
