@@ -9,6 +9,7 @@ use super::{json as encode, print};
 use crate::error::Error;
 use crate::process::capability;
 use crate::rootfs;
+use crate::seccomp;
 
 /// Print what this runtime can do (runtime-spec, features.md)
 #[derive(Debug, Args)]
@@ -75,7 +76,7 @@ pub fn run() -> Result<(), Error> {
                 "operators": prefixed("SCMP_CMP_", &OPERATORS),
                 "archs": prefixed("SCMP_ARCH_", &ARCHITECTURES),
                 "knownFlags": prefixed("SECCOMP_FILTER_FLAG_", &SECCOMP_FLAGS),
-                "supportedFlags": prefixed("SECCOMP_FILTER_FLAG_", &SECCOMP_FLAGS),
+                "supportedFlags": seccomp::supported_flags().collect::<BTreeSet<_>>(),
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},

@@ -267,10 +267,11 @@ impl Launch {
             // Closed by the execve: the fewer system calls here, the fewer the filter has to allow.
             std::mem::forget(descriptor);
         }
-        if self.no_new_privileges {
+        let sets = self.capabilities;
+        // The right to install the filter was lent for just that, unless it is given anyway.
+        if self.no_new_privileges || sets.effective & sets.permitted & SYS_ADMIN != 0 {
             return Ok(());
         }
-        let sets = self.capabilities;
         kernel::set(sets.effective, sets.permitted, sets.inheritable)
             .map_err(|error| Error::io("set the capabilities (does the seccomp filter allow capset?)", error))
     }

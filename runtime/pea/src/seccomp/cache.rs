@@ -23,7 +23,7 @@ use crate::error::Error;
 use crate::sys::seccomp::{Instruction, LONGEST};
 
 /// To be counted up when the same profile compiles to another program.
-const GENERATION: u32 = 2;
+const GENERATION: u32 = 3;
 
 /// As many programs are kept; then the oldest goes.
 const MOST: usize = 64;
@@ -41,9 +41,9 @@ pub struct Cache {
 impl Cache {
     /// The entry for that profile in the directory `dir`.
     pub fn new(dir: &Path, seccomp: &LinuxSeccomp) -> Self {
-        let mut profile = seccomp.clone();
-        // These are for the loading.
-        profile.set_flags(None).set_listener_path(None).set_listener_metadata(None);
+        // All but what is for the loading: flags, listener.
+        let default = (seccomp.default_action(), seccomp.default_errno_ret());
+        let profile = (default, seccomp.architectures(), seccomp.syscalls());
         let library = ScmpVersion::current().map(|version| version.to_string()).unwrap_or_default();
         let version = (GENERATION, env!("CARGO_PKG_VERSION"), std::env::consts::ARCH, library);
         let key = serde_json::to_vec(&(version, profile)).ok().filter(|key| key.len() <= LONGEST_KEY);

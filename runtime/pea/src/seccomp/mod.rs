@@ -72,6 +72,11 @@ const FLAGS: [(LinuxSeccompFilterFlag, u64, u64); 4] = [
     (LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv, flag::WAIT_KILLABLE_RECV, flag::NEW_LISTENER),
 ];
 
+/// The flags of the specification that this kernel knows, by their names.
+pub fn supported_flags() -> impl Iterator<Item = String> {
+    FLAGS.iter().filter(|(_, value, with)| kernel::has_flags(value | with)).map(|(name, ..)| name.to_string())
+}
+
 /// The flags for the kernel. A profile that says nothing of flags does not want speculation slowed down (as with
 /// runc); an empty list is honoured.
 fn flags(seccomp: &LinuxSeccomp) -> Result<u64, Error> {
