@@ -6,7 +6,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
-use nix::mount::{MsFlags, mount as mount_by_path};
+use nix::mount::{MntFlags, MsFlags, mount as mount_by_path, umount2};
 use nix::sys::stat::{SFlag, fstat};
 use nix::unistd::{chdir, fchdir, symlinkat};
 
@@ -34,10 +34,26 @@ pub struct Target<'a> {
 impl Target<'_> {
     /// Attaches a bind mount, whose attributes are set already.
     pub fn bind(&self, mount: &Mount, tree: &OwnedFd) -> Result<(), Error> {
-        let failure = |error: Errno| mount.failure("open its source", error);
-        let directory = is(tree, SFlag::S_IFDIR).map_err(failure)?;
-        let missing = if directory { Missing::Directory } else { Missing::File };
-        self.attach(mount, tree, missing)
+        let directory = is(tree, SFlag::S_IFDIR).map_err(|error| mount.failure("open its source", error))?;
+        self.attach(mount, tree, if directory { Missing::Directory } else { Missing::File })
+    }
+
+    /// The same for a tree that was opened before the mounts it comes after in the list.
+    ///
+    /// The kernel lists mounts in the order of their making, and readers of that list take it for the order of mounting.
+    /// Only what is attached can be cloned here, so a clone takes the place of the attached tree.
+    pub fn bind_anew(&self, mount: &Mount, tree: &OwnedFd) -> Result<(), Error> {
+        self.bind(mount, tree)?;
+        let again = |error: std::io::Error| mount.failure("bind it again", error);
+        if !is(tree, SFlag::S_IFDIR).map_err(|error| again(error.into()))? {
+            return Ok(());
+        }
+        let clone = mount::clone_tree(tree.as_fd(), Path::new(""), true, true).map_err(again)?;
+        fchdir(tree)
+            .and_then(|()| umount2(".", MntFlags::MNT_DETACH))
+            .and_then(|()| chdir("/"))
+            .map_err(|error| again(error.into()))?;
+        self.bind(mount, &clone)
     }
 
     /// Copies a link instead of mounting what it leads to (`copy-symlink`).

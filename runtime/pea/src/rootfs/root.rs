@@ -93,12 +93,17 @@ impl Root {
             Kind::Remount => target.remount(&mount),
             Kind::Cgroup => target.cgroup(&mount, &self.context),
             Kind::Bind { .. } => {
+                let later = matches!(source, Source::Later);
                 let source = match source {
-                    Source::Later => source::open_bind(&mount, self.plan.base_of(&mount))?,
+                    // What is mounted in this namespace has the right propagation already.
+                    Source::Later => source::open_bind(&mount, None)?,
                     source => source,
                 };
                 match source {
                     Source::Tree(tree) if mount.is_root() => self.replace(&mount, tree),
+                    Source::Tree(tree) if !later && self.plan.base_of(&mount).is_none() => {
+                        target.bind_anew(&mount, &tree)
+                    }
                     Source::Tree(tree) => target.bind(&mount, &tree),
                     Source::Link(link) => target.copy_link(&mount, &link),
                     _ => Err(mount.wrong("a bug: its source was not opened")),

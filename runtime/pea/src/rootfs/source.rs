@@ -23,7 +23,7 @@ pub enum Source {
     Namespace(OwnedFd),
     /// A link that is to be copied and not followed.
     Link(PathBuf),
-    /// To be opened in the container's mount namespace, for lack of privilege outside of it (rootless).
+    /// To be opened in the container's mount namespace: see [`ahead`].
     Later,
 }
 
@@ -48,7 +48,7 @@ impl Plan {
         };
         let later = matches!(root, Source::Later);
         let open = |mount: &Mount| match mount.kind {
-            Kind::Bind { .. } if later => Ok(Source::Later),
+            Kind::Bind { .. } if later || !ahead(self, mount) => Ok(Source::Later),
             Kind::Bind { .. } => open_bind(mount, self.base_of(mount)),
             _ => match &mount.id_map {
                 Some(map) => map.namespace().map(Source::Namespace).map_err(|error| mount.failure("idmap", error)),
@@ -63,6 +63,16 @@ impl Plan {
     }
 }
 
+/// Whether a source must be opened before there is a container: when its user namespace has no rights on the source, when
+/// a mount shall be the machine's peer (in the container's namespace nothing is), and when the path would mean something
+/// else there. The others are opened when it is their turn, for the kernel lists mounts in the order of their making.
+///
+/// Without privilege (rootless) nothing can be opened here.
+fn ahead(plan: &Plan, mount: &Mount) -> bool {
+    let elsewhere = matches!(&mount.kind, Kind::Bind { source, .. } if source.starts_with("/proc"));
+    plan.user_namespace || mount.id_map.is_some() || plan.base_of(mount).is_none() || elsewhere
+}
+
 /// The root file system and whatever is mounted below it.
 pub fn open_root(path: &Path, base: Propagation) -> io::Result<OwnedFd> {
     let tree = mount::clone_tree(beneath::anywhere(), path, true, true)?;
@@ -70,7 +80,8 @@ pub fn open_root(path: &Path, base: Propagation) -> io::Result<OwnedFd> {
     Ok(tree)
 }
 
-/// The source of a bind mount, with all the attributes of the mount. `base`: its propagation before what is asked for.
+/// The source of a bind mount, with all the attributes of the mount. `base`: its propagation before what is asked for,
+/// when it is not the one its source has.
 pub fn open_bind(mount: &Mount, base: Option<Propagation>) -> Result<Source, Error> {
     let Kind::Bind { source, recursive } = &mount.kind else { return Ok(Source::None) };
     let failure = |error: io::Error| mount.failure(format_args!("bind {}", source.display()), error);
