@@ -141,6 +141,22 @@ fn a_refused_update_says_which_value_and_leaves_the_others() {
 }
 
 #[test]
+fn a_limit_can_be_the_first_of_its_controller() {
+    let bundle = Bundle::running();
+    if common::unified()
+        || !fs::read_to_string("/sys/fs/cgroup/unified/cgroup.controllers").is_ok_and(|it| it.contains("hugetlb"))
+    {
+        testkit::skip("no hugetlb beside v1 controllers");
+        return;
+    }
+    let limits = json!({"hugepageLimits": [{"pageSize": "2MB", "limit": 4 << 20}]});
+    let done = update_from_stdin(&bundle, &limits);
+    assert!(done.status.success(), "{done:?}");
+    let file = Path::new("/sys/fs/cgroup/unified").join(&bundle.id).join("hugetlb.2MB.max");
+    assert_eq!(fs::read_to_string(file).unwrap().trim(), "4194304");
+}
+
+#[test]
 fn a_stopped_container_is_not_updated_paused_or_watched() {
     let bundle = Bundle::new(&["true"]);
     bundle.start_up();
@@ -356,7 +372,7 @@ fn with_v2_alone_a_container_lives_freezes_and_dies() {
     testkit::run(&mut on_v2(&bundle.pea(&["resume", &bundle.id])));
     assert!(unified_file(&bundle, "cgroup.events").contains("frozen 0"));
     let stats = testkit::output(&mut on_v2(&bundle.pea(&["events", "--stats", &bundle.id])));
-    assert!(stats.contains("\"throttling\""), "{stats}");
+    assert!(stats.contains("\"throttling\"") && stats.contains("\"pids\":{\"current\":"), "{stats}");
     testkit::run(&mut on_v2(&bundle.pea(&["pause", &bundle.id])));
     testkit::run(&mut on_v2(&bundle.pea(&["kill", "--all", &bundle.id, "KILL"])));
     bundle.wait_stopped();

@@ -6,8 +6,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
-use super::hierarchy::{Hierarchy, Kind};
-use super::value::write;
+use super::hierarchy::{Hierarchy, Kind, Layout};
+use super::value::{Value, write};
 use crate::error::{Error, ErrorKind, reason};
 
 /// Those that can be used in a group of threads (cgroup-v2.rst, "Threads").
@@ -139,6 +139,18 @@ fn enable(dir: &Path, controllers: &Controllers) -> Result<(), Error> {
 }
 
 impl Controllers {
+    /// For these values of the cgroup at `dir`. With the unified hierarchy alone all there are, as statistics are wanted
+    /// of all; beside v1 controllers those that values need.
+    pub fn new(layout: &Layout, values: &[Value], dir: &Path) -> Self {
+        let needed = values.iter().filter_map(|value| value.needs(dir));
+        let needed: Vec<_> = needed.map(|(controller, key)| (controller.to_owned(), key.to_owned())).collect();
+        let wanted = match layout.is_unified_alone() {
+            true => layout.unified_controllers().to_vec(),
+            false => needed.iter().map(|(controller, _)| controller.clone()).collect(),
+        };
+        Self { wanted, needed }
+    }
+
     fn key_of(&self, controller: &str) -> Option<&str> {
         self.needed.iter().find(|(name, _)| name == controller).map(|(_, key)| key.as_str())
     }

@@ -174,19 +174,8 @@ impl Plan {
         Err(Error::new(ErrorKind::InvalidState, format!("cgroup {path} {text}")))
     }
 
-    /// Which controllers of the unified hierarchy are enabled for the container: with nothing beside it all there are,
-    /// as statistics are wanted of all; else what values are for.
     fn enabled_in(&self, hierarchy: &Hierarchy) -> create::Controllers {
-        let dir = hierarchy.dir(&self.path);
-        let needed: Vec<_> = self.values.iter().filter_map(|value| value.needs(&dir)).collect();
-        let wanted = match self.layout.is_unified_alone() {
-            true => self.layout.unified_controllers().to_vec(),
-            false => needed.iter().map(|(controller, _)| (*controller).to_owned()).collect(),
-        };
-        create::Controllers {
-            wanted,
-            needed: needed.into_iter().map(|(controller, key)| (controller.to_owned(), key.to_owned())).collect(),
-        }
+        create::Controllers::new(&self.layout, &self.values, &hierarchy.dir(&self.path))
     }
 
     /// Whether a hierarchy that this process may not write to can be left out: nothing was asked of it, and, where it

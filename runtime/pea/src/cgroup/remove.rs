@@ -35,6 +35,7 @@ fn remove_dir(dir: &Path, end: Instant) -> Result<(), Error> {
     for child in children(dir)? {
         remove_dir(&child, end)?;
     }
+    let mut pause = Duration::from_micros(50);
     loop {
         let error = match fs::remove_dir(dir) {
             Ok(()) => return Ok(()),
@@ -50,6 +51,7 @@ fn remove_dir(dir: &Path, end: Instant) -> Result<(), Error> {
             return Err(Error::new(kind, text));
         }
         // Empty, yet busy: its last process is on its way through the kernel's exit, for which v1 has no event.
-        thread::sleep(Duration::from_millis(2));
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(5));
     }
 }

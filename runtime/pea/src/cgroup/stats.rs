@@ -23,7 +23,12 @@ pub fn read(path: &Path) -> Result<Stats, Error> {
     let layout = Layout::read()?;
     let unified = Group(layout.unified().filter(|_| !path.as_os_str().is_empty()).map(|it| it.dir(path)));
     if layout.is_unified_alone() {
-        return Ok(read_v2(&unified));
+        let mut stats = read_v2(&unified);
+        if unified.text("pids.current").is_empty() {
+            // Without the controller processes can be counted, if not threads.
+            stats.pids.current = super::pids(path)?.len() as u64;
+        }
+        return Ok(stats);
     }
     Ok(read_v1(&layout, path, &unified))
 }

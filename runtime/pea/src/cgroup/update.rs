@@ -5,6 +5,7 @@ use std::path::Path;
 use oci_spec::runtime::{LinuxCpu, LinuxMemory, LinuxResources};
 use serde_json::Value as Json;
 
+use super::create::{Controllers, make};
 use super::hierarchy::Layout;
 use super::resources::{self, Target};
 use super::value::write_all;
@@ -23,6 +24,13 @@ pub fn update(path: &Path, saved: &LinuxResources, given: &LinuxResources, zero_
         resources::check_before_update(memory, target)?;
     }
     let values = resources::values(&wanted, target)?;
+    if let Some(unified) = layout.unified() {
+        let controllers = Controllers::new(&layout, &values, &unified.dir(path));
+        // The first value of its controller, maybe. What is enabled already is left alone.
+        if !controllers.needed.is_empty() {
+            make(unified, path, &controllers)?;
+        }
+    }
     write_all(&values).inspect_err(|_| {
         for value in resources::values(saved, target).into_iter().flatten() {
             let _ = write_all([&value]);
