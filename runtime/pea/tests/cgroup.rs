@@ -46,6 +46,12 @@ fn update_from_stdin(bundle: &Bundle, resources: &Value) -> Output {
     child.wait_with_output().unwrap()
 }
 
+/// Waits until the container's program says that it takes signals.
+fn wait_ready(bundle: &Bundle) {
+    let ready = format!("/proc/{}/root/dev/shm/ready", bundle.pid());
+    wait("the program to be ready", || Path::new(&ready).exists());
+}
+
 #[test]
 fn limits_are_set() {
     let mut bundle = Bundle::idle();
@@ -243,9 +249,10 @@ fn a_container_out_of_memory_is_told_of() {
         return;
     }
     // A child dies of it; the init lives on, waiting to be told.
-    let mut bundle = Bundle::shell("trap 'tail /dev/zero' USR1; while :; do sleep 0.05; done");
+    let mut bundle = Bundle::shell("trap 'tail /dev/zero' USR1; echo >/dev/shm/ready; while :; do sleep 0.05; done");
     bundle.spec["linux"]["resources"] = json!({"memory": {"limit": 16 << 20}});
     bundle.start_up();
+    wait_ready(&bundle);
     if read(&bundle, "memory.memsw.limit_in_bytes", "memory.swap.max").is_some() {
         update(&bundle, &["--memory", "16m", "--memory-swap", "16m"]);
     }
@@ -315,8 +322,9 @@ fn a_limit_for_which_there_is_no_controller_is_refused_before_anything_is_made()
 
 #[test]
 fn a_frozen_process_gets_a_signal_for_all_and_stays_frozen() {
-    let bundle = Bundle::shell("trap 'echo told >/dev/shm/told' USR1; while :; do sleep 0.05; done");
+    let bundle = Bundle::shell("trap 'echo >/dev/shm/told' USR1; echo >/dev/shm/ready; while :; do sleep 0.05; done");
     bundle.start_up();
+    wait_ready(&bundle);
     let told = format!("/proc/{}/root/dev/shm/told", bundle.pid());
     testkit::run(&mut bundle.pea(&["pause", &bundle.id]));
     testkit::run(&mut bundle.pea(&["kill", "--all", &bundle.id, "USR1"]));
