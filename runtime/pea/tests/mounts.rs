@@ -149,3 +149,21 @@ fn a_user_namespace_is_no_hindrance_to_mounts_and_devices() {
     assert_eq!(bundle.output(), "found\n640:3:4:a:c8");
     bundle.assert_nothing_left();
 }
+
+#[test]
+fn without_a_mount_namespace_the_mounts_are_the_machines_until_the_container_is_deleted() {
+    let mut bundle = Bundle::idle();
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|each| each["type"] != json!("mount"));
+    let source = bundle.path().join("source");
+    fs::create_dir(&source).unwrap();
+    fs::write(bundle.rootfs().join("etc/name"), "container").unwrap();
+    let script = "cp /proc/self/mountinfo before; $PEA run --detach $ID </dev/null >&0 2>&0; \
+                  $PEA exec $ID cat /etc/name; grep -c $PWD/rootfs /proc/self/mountinfo >count; test $(cat count) -gt 5; \
+                  $PEA delete --force $ID; cmp before /proc/self/mountinfo";
+    assert_eq!(on_a_machine(&bundle, script), "container");
+    bundle.spec["mounts"].as_array_mut().unwrap().push(json!({"destination": "/bad", "type": "nofs"}));
+    let script = "cp /proc/self/mountinfo before; ! $PEA run $ID 2>&1; cmp before /proc/self/mountinfo";
+    let error = on_a_machine(&bundle, script);
+    assert!(error.contains("/bad: mount nofs"), "{error}");
+    bundle.assert_nothing_left();
+}

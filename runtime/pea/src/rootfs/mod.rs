@@ -20,6 +20,7 @@ mod protect;
 mod root;
 mod source;
 mod sysctl;
+mod uncontained;
 
 use std::path::PathBuf;
 
@@ -28,6 +29,7 @@ pub use option::names as option_names;
 pub use plan::Plan;
 pub use root::Root;
 pub use source::Sources;
+pub use uncontained::{detach, mount_id};
 
 /// What the mounts depend on besides the specification.
 #[derive(Clone, Debug)]

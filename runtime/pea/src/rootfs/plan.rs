@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, Mount as Given, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount as Given, Spec};
 
 use super::beneath::normal;
 use super::device::{self, Device};
@@ -142,6 +142,8 @@ pub struct Plan {
     /// The mapping of the container's user namespace, if it has one.
     pub(super) own: Mappings,
     pub(super) user_namespace: bool,
+    /// Without one, the mounts are made on the machine.
+    pub(super) mount_namespace: bool,
 }
 
 impl Plan {
@@ -161,6 +163,11 @@ impl Plan {
         let dev = mounts.iter().rfind(|mount| mount.destination == Path::new("/dev"));
         let bound_dev = dev.is_some_and(|mount| matches!(mount.kind, Kind::Bind { .. }));
         let rootfs = rootfs(&bundle.join(root.path()))?;
+        let mut namespaces = linux.namespaces().iter().flatten();
+        let mount_namespace = namespaces.any(|each| each.typ() == LinuxNamespaceType::Mount);
+        if rootfs == Path::new("/") && !mount_namespace {
+            return Err(Error::spec("config.json: root.path: / needs a namespace of type \"mount\""));
+        }
         if rootfs == Path::new("/") && dev.is_none() {
             let text = "config.json: root.path: / is the machine's own root, and without a mount over /dev its devices \
                         would be made anew";
@@ -178,7 +185,13 @@ impl Plan {
             read_only_paths: protected("readonlyPaths", linux.readonly_paths().as_deref()),
             own,
             user_namespace,
+            mount_namespace,
         })
+    }
+
+    /// Whether the container has a mount namespace of its own.
+    pub fn mount_namespace(&self) -> bool {
+        self.mount_namespace
     }
 
     /// The root file system's canonical path on the machine.

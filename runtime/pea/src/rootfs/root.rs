@@ -46,8 +46,10 @@ impl Root {
         let failure = |what: &str, error: std::io::Error| Error::io(what, error);
         let machine = beneath::own_root().map_err(|error| failure("open /", error.into()))?;
         // Mounts made from here on stay in this namespace.
-        mount::change(machine.as_fd(), true, plan.base().change())
-            .map_err(|error| failure("set the propagation of /", error))?;
+        if plan.mount_namespace {
+            mount::change(machine.as_fd(), true, plan.base().change())
+                .map_err(|error| failure("set the propagation of /", error))?;
+        }
         let doing = |error| Error::io(format!("root file system {}", plan.rootfs.display()), error);
         let root = match mem::replace(&mut sources.root, Source::None) {
             Source::Tree(tree) => tree,
@@ -56,10 +58,14 @@ impl Root {
         let onto = match beneath::directory(&plan.rootfs) {
             Ok(fd) => fd,
             // Where this user cannot go by its path, any place does.
-            Err(Errno::EACCES) => beneath::own_root().map_err(|error| doing(error.into()))?,
+            Err(Errno::EACCES) if plan.mount_namespace => beneath::own_root().map_err(|error| doing(error.into()))?,
             Err(error) => return Err(doing(error.into())),
         };
         mount::attach(root.as_fd(), onto.as_fd()).map_err(doing)?;
+        if !plan.mount_namespace {
+            // On a shared mount it has become shared, and whatever is mounted in it would be mounted elsewhere, too.
+            mount::change(root.as_fd(), true, plan.base().change()).map_err(doing)?;
+        }
         Ok(Self { plan, sources, context, machine, root, proc: None, filling: Vec::new() })
     }
 
@@ -152,7 +158,10 @@ impl Root {
     /// What was being done and the kernel's reason.
     pub fn pivot(&mut self) -> Result<(), Error> {
         let failure = |what: &str, error: Errno| Error::io(format!("{what} {}", self.plan.rootfs.display()), error);
-        if self.context.no_pivot {
+        if !self.plan.mount_namespace {
+            fchdir(&self.root).map_err(|error| failure("enter", error))?;
+            chroot(".").map_err(|error| failure("chroot to", error))?;
+        } else if self.context.no_pivot {
             hide_file_systems(&self.plan.rootfs)?;
             mount::attach(self.root.as_fd(), self.machine.as_fd())
                 .map_err(|error| Error::io(format!("move {} to /", self.plan.rootfs.display()), error))?;

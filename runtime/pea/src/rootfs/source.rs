@@ -64,13 +64,13 @@ impl Plan {
 }
 
 /// Whether a source must be opened before there is a container: when its user namespace has no rights on the source, when
-/// a mount shall be the machine's peer (in the container's namespace nothing is), and when the path would mean something
+/// a mount shall be the machine's peer (in the container's namespace nothing is, in the machine's everything), and when the path would mean something
 /// else there. The others are opened when it is their turn, for the kernel lists mounts in the order of their making.
 ///
 /// Without privilege (rootless) nothing can be opened here.
 fn ahead(plan: &Plan, mount: &Mount) -> bool {
     let elsewhere = matches!(&mount.kind, Kind::Bind { source, .. } if source.starts_with("/proc"));
-    plan.user_namespace || mount.id_map.is_some() || plan.base_of(mount).is_none() || elsewhere
+    !plan.mount_namespace || plan.user_namespace || mount.id_map.is_some() || plan.base_of(mount).is_none() || elsewhere
 }
 
 /// The root file system and whatever is mounted below it.

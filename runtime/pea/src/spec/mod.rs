@@ -97,10 +97,6 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     let process = spec.process().as_ref().ok_or_else(|| Error::spec("config.json: process: missing"))?;
     check_process(process).map_err(|error| Error::spec(format!("config.json: {error}")))?;
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
-    // Without one the container's mounts would be the machine's.
-    if !namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Mount) {
-        return Err(Error::spec("config.json: linux.namespaces: a namespace of type \"mount\" is required"));
-    }
     let uts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
     if !uts && (spec.hostname().is_some() || spec.domainname().is_some()) {
         return Err(Error::spec("config.json: hostname: needs a namespace of type \"uts\""));

@@ -19,6 +19,9 @@ pub struct Record {
     pub created: String,
     /// Where its cgroup is, in every hierarchy; absolute.
     pub cgroup: PathBuf,
+    /// Of a container without a mount namespace of its own: the mount its root file system was on before.
+    #[serde(default)]
+    pub beneath: Option<u64>,
     #[serde(default)]
     pub annotations: HashMap<String, String>,
     /// The process that creates it, or did.
@@ -43,6 +46,7 @@ impl Record {
             rootfs,
             created,
             cgroup,
+            beneath: None,
             annotations,
             creator: None,
             init: None,

@@ -15,6 +15,7 @@ use crate::options::{CgroupDriver, CreateOptions};
 use crate::pending::Pending;
 use crate::pidfd_socket::PidfdSocket;
 use crate::process;
+use crate::rootfs;
 use crate::spec;
 use crate::state::{State, Status};
 use crate::store::{Container, Init, Lock, Record, replace};
@@ -73,6 +74,9 @@ impl Request {
             helper::end_children();
             // Whatever could not be removed is there for `delete` to report; here the first failure counts.
             plan.cgroup.undo();
+            if let Some(beneath) = record.beneath {
+                let _ = rootfs::detach(&record.rootfs, beneath);
+            }
             let _ = self.container.remove();
         }
         result
@@ -110,6 +114,10 @@ impl Request {
             rootfs: plan.rootfs.rootfs().to_owned(),
             created: jiff::Timestamp::now().to_string(),
             cgroup: plan.cgroup.path().to_owned(),
+            beneath: match plan.rootfs.mount_namespace() {
+                true => None,
+                false => Some(rootfs::mount_id(plan.rootfs.rootfs())?),
+            },
             annotations: spec.annotations().clone().unwrap_or_default(),
             creator: Init::of(std::process::id() as i32),
             init: None,

@@ -10,6 +10,7 @@ use crate::cgroup;
 use crate::error::{Error, ErrorKind};
 use crate::hooks;
 use crate::rdt;
+use crate::rootfs;
 use crate::state::{State, Status};
 use crate::store::{Container, Record};
 use crate::sys::process;
@@ -47,6 +48,9 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::InvalidState, text));
     }
     empty(&record)?;
+    if let Some(beneath) = record.beneath {
+        rootfs::detach(&record.rootfs, beneath)?;
+    }
     leave_rdt(container)?;
     poststop(container, &record);
     container.remove()?;

@@ -51,6 +51,7 @@ impl Request {
             rootfs: rootfs::Plan::new(&spec, &self.bundle, false)?.rootfs().to_owned(),
             created: jiff::Timestamp::now().to_string(),
             cgroup: cgroup.path().to_owned(),
+            beneath: None,
             annotations: spec.annotations().clone().unwrap_or_default(),
             creator: Init::of(std::process::id() as i32),
             init: None,

@@ -150,9 +150,11 @@ impl Door {
     /// Enters the container with the calling process; its children will be in the pid namespace, too.
     pub fn enter(self) -> Result<(), Error> {
         // All in one call, so that joining the user namespace does not take away the right to join the others.
-        setns(self.pidfd.as_fd(), self.namespaces).map_err(|error| {
-            Error::io(format!("join the namespaces of process {} ({:?})", self.init.pid, self.namespaces), error)
-        })?;
+        if !self.namespaces.is_empty() {
+            setns(self.pidfd.as_fd(), self.namespaces).map_err(|error| {
+                Error::io(format!("join the namespaces of process {} ({:?})", self.init.pid, self.namespaces), error)
+            })?;
+        }
         // The root of the mount namespace is not the container's where it was made without pivot_root.
         fchdir(&self.root).map_err(|error| Error::io("enter the container's root", error))?;
         chroot(".").map_err(|error| Error::io("change to the container's root", error))
