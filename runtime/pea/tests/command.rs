@@ -196,3 +196,13 @@ fn features_are_complete() {
         assert!(features.pointer(pointer).is_some(), "{pointer}: {text}");
     }
 }
+
+#[test]
+fn a_reader_who_has_had_enough_is_no_failure() {
+    let (reader, writer) = UnixStream::pair().unwrap();
+    drop(reader);
+    let out = OwnedFd::from(writer);
+    let done = testkit::attempt(Command::new(testkit::binary("pea")).arg("features").stdout(out));
+    assert!(done.status.success(), "{}", stderr(&done));
+    assert_eq!(stderr(&done), "");
+}
