@@ -91,14 +91,22 @@ fn measure(arguments: &[String]) -> Result<(), String> {
     if contestants.is_empty() || rounds == 0 {
         return Err(usage.to_owned());
     }
-    // The first round fills caches and is not counted.
-    for round in 0..=rounds {
+    // The first round fills caches and is not counted. Who cannot do it at all here is left out.
+    contestants.retain_mut(|each| match each.run(0) {
+        Ok(()) => true,
+        Err(error) => {
+            println!("left out: {error}");
+            false
+        }
+    });
+    contestants.iter_mut().for_each(|each| (each.wall, each.cpu) = Default::default());
+    for round in 1..=rounds {
         for each in &mut contestants {
             each.run(round)?;
         }
-        if round == 0 {
-            contestants.iter_mut().for_each(|each| (each.wall, each.cpu) = Default::default());
-        }
+    }
+    if contestants.is_empty() {
+        return Err("nobody could do it".to_owned());
     }
     report(&contestants);
     Ok(())
