@@ -66,7 +66,7 @@ fn a_broken_configuration_is_refused_with_the_place() {
     fails(&bundle, &["ociVersion"]);
     let mut bundle = Bundle::idle();
     bundle.spec["linux"]["namespaces"] = json!([{"type": "pid"}]);
-    fails(&bundle, &["\"mount\" is required"]);
+    fails(&bundle, &["hostname: needs a namespace of type \"uts\""]);
     let mut bundle = Bundle::idle();
     bundle.spec["linux"]["cgroupsPath"] = json!("/");
     fails(&bundle, &["cgroupsPath"]);
