@@ -9,8 +9,8 @@ pub enum CgroupDriver {
     /// This runtime, by writing to the cgroup file systems; `cgroupsPath` is a path.
     #[default]
     Cgroupfs,
-    /// This runtime too, at the place systemd would give the unit: `cgroupsPath` is `slice:prefix:name`. systemd itself
-    /// is not asked.
+    /// systemd, asked over D-Bus for a transient scope: `cgroupsPath` is `slice:prefix:name`. Who is not the machine's
+    /// root asks the systemd of the user.
     Systemd,
     /// Nobody: the container stays in its caller's cgroup, and nothing is limited or counted.
     Disabled,

@@ -119,6 +119,10 @@ fn a_memory_policy_that_makes_no_sense_is_refused_by_name() {
         (json!({"mode": "MPOL_BIND", "nodes": "bad"}), "\"bad\" is no list of nodes"),
         (json!({"mode": "MPOL_BIND", "nodes": "999"}), "linux.memoryPolicy: invalid argument"),
     ] {
+        if phrase.contains("invalid argument") && !std::path::Path::new("/proc/self/numa_maps").exists() {
+            testkit::skip("this kernel knows no memory nodes");
+            continue;
+        }
         let mut bundle = Bundle::new(&["true"]);
         bundle.spec["linux"]["memoryPolicy"] = policy;
         let done = bundle.run();

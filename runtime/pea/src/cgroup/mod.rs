@@ -16,6 +16,7 @@ mod plan;
 mod remove;
 mod resources;
 mod stats;
+pub(crate) mod systemd;
 mod update;
 mod value;
 
@@ -57,35 +58,6 @@ pub(crate) fn checked(path: &Path) -> Result<(), Error> {
     Err(Error::spec(format!("linux.cgroupsPath: {} is not an absolute path below the root", path.display())))
 }
 
-/// Where systemd keeps the unit of a `slice:prefix:name` (its own spelling of `cgroupsPath`).
-pub(crate) fn systemd_path(given: &str, id: &str) -> Result<PathBuf, Error> {
-    let mut parts = given.split(':');
-    let (slice, prefix, name) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
-        (None | Some(""), None, ..) => ("", "pea", id),
-        (Some(slice), Some(prefix), Some(name), None) => (slice, prefix, name),
-        _ => return Err(Error::spec(format!("linux.cgroupsPath: {given:?} is not slice:prefix:name"))),
-    };
-    let slice = if slice.is_empty() { "system.slice" } else { slice };
-    let stem = slice
-        .strip_suffix(".slice")
-        .filter(|stem| !stem.contains('/'))
-        .ok_or_else(|| Error::spec(format!("linux.cgroupsPath: {slice:?} is not the name of a slice")))?;
-    let mut path = PathBuf::from("/");
-    if stem != "-" {
-        // a-b.slice lies in a.slice (systemd.slice(5)).
-        for (end, _) in stem.match_indices('-').chain([(stem.len(), "")]) {
-            path.push(format!("{}.slice", &stem[..end]));
-        }
-    }
-    match (name.ends_with(".slice"), prefix.is_empty()) {
-        (true, _) => path.push(name),
-        (false, true) => path.push(format!("{name}.scope")),
-        (false, false) => path.push(format!("{prefix}-{name}.scope")),
-    }
-    checked(&path)?;
-    Ok(path)
-}
-
 /// The directory of the cgroup in each hierarchy. None for the empty path, which is that of a container whose cgroup
 /// nobody manages: there it must not be taken for the root, which holds every process of the machine.
 fn dirs(path: &Path) -> Result<Vec<PathBuf>, Error> {
@@ -111,18 +83,5 @@ mod tests {
         }
         checked(Path::new("/a/b")).expect("a path");
         checked(Path::new("/kubepods/burstable/pod1")).expect("a path");
-    }
-
-    #[test]
-    fn slices_nest_by_their_dashes() {
-        let path = |given| systemd_path(given, "id").map(|path| path.display().to_string()).map_err(|e| e.to_string());
-        assert_eq!(
-            path("kubepods-burstable.slice:cri:x").as_deref(),
-            Ok("/kubepods.slice/kubepods-burstable.slice/cri-x.scope")
-        );
-        assert_eq!(path("").as_deref(), Ok("/system.slice/pea-id.scope"));
-        assert_eq!(path("-.slice::x").as_deref(), Ok("/x.scope"));
-        path("/a/b").expect_err("a path is not a unit");
-        path("no:pre:x").expect_err("not a slice");
     }
 }

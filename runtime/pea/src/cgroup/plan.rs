@@ -11,8 +11,9 @@ use super::delegate;
 use super::devices::{self, Rules};
 use super::hierarchy::{Hierarchy, Kind, Layout};
 use super::resources::{self, Target};
+use super::systemd::{Scope, Unit};
 use super::value::{Value, write_all};
-use super::{is_frozen, pids, remove_tree, systemd_path};
+use super::{is_frozen, pids, remove_tree};
 use crate::error::{Error, ErrorKind};
 use crate::options::CgroupDriver;
 use crate::{rdt, spec};
@@ -23,6 +24,8 @@ use crate::{rdt, spec};
 pub struct Plan {
     path: PathBuf,
     driver: CgroupDriver,
+    /// What systemd is to make, where it manages the cgroup.
+    scope: Option<Scope>,
     layout: Layout,
     values: Vec<Value>,
     devices: Rules,
@@ -48,8 +51,12 @@ impl Plan {
         let linux = spec.linux().as_ref();
         let given = linux.and_then(|linux| linux.cgroups_path().clone()).unwrap_or_default();
         let anywhere = given.as_os_str().is_empty();
+        let mut scope = None;
         let path = match driver {
-            CgroupDriver::Systemd => systemd_path(&given.to_string_lossy(), id)?,
+            CgroupDriver::Systemd => {
+                let annotations = spec.annotations().clone().unwrap_or_default();
+                scope.insert(Scope::new(&given.to_string_lossy(), id, &annotations)?).path().to_owned()
+            }
             CgroupDriver::Cgroupfs if anywhere && !geteuid().is_root() => below_own(&layout, id)?,
             CgroupDriver::Cgroupfs => spec::cgroups_path(spec, id)?,
             CgroupDriver::Disabled => PathBuf::new(),
@@ -67,6 +74,7 @@ impl Plan {
             rdt,
             path,
             driver,
+            scope,
             values,
             owner,
             anywhere,
@@ -85,28 +93,32 @@ impl Plan {
         self.rootless = rootless;
     }
 
-    /// Which of the two manages it.
-    #[allow(dead_code)] // until systemd is asked
-    pub fn driver(&self) -> CgroupDriver {
-        self.driver
+    /// The unit of systemd that it belongs to, if to any.
+    pub fn unit(&self) -> Option<&Unit> {
+        self.scope.as_ref().map(Scope::unit)
     }
 
     /// Before the clone: makes the cgroup, empty and without limits.
     ///
     /// Returns its directory where the init can be cloned into it (`CLONE_INTO_CGROUP`); where it has to be placed
     /// later, or the kernel refuses to clone into it, [`place`](Self::place) does it. A cgroup in which processes live
-    /// is refused: they would be killed and counted with the container's.
+    /// is refused: they would be killed and counted with the container's. systemd makes one around a process only.
     pub fn prepare(&self) -> Result<Option<OwnedFd>, Error> {
         if self.driver == CgroupDriver::Disabled {
             return Ok(None);
         }
         self.check_unused()?;
+        if self.scope.is_some() {
+            return Ok(None);
+        }
         self.make().inspect_err(|_| self.undo())
     }
 
     fn make(&self) -> Result<Option<OwnedFd>, Error> {
         let mut open = None;
-        for hierarchy in self.layout.all() {
+        // Nobody but systemd makes cgroups in a hierarchy that is systemd's.
+        let systemds = |hierarchy: &Hierarchy| self.scope.is_some() && hierarchy.kind != Kind::Controllers;
+        for hierarchy in self.layout.all().iter().filter(|hierarchy| !systemds(hierarchy)) {
             match create::make(hierarchy, &self.path, &self.enabled_in(hierarchy)) {
                 Ok(made) => open = if self.layout.is_unified_alone() { made } else { None },
                 Err(error) if self.can_do_without(hierarchy, &error) => {}
@@ -125,6 +137,11 @@ impl Plan {
     ///
     /// With v1 this waits for all processors of the machine (about 10 ms); the init can work meanwhile.
     pub fn place(&self, init: i32) -> Result<(), Error> {
+        if let Some(scope) = &self.scope {
+            scope.start(init, &self.values, &self.devices)?;
+            // There may be controllers that systemd does not manage.
+            self.make()?;
+        }
         let now = create::membership(init)?;
         for hierarchy in self.layout.all() {
             if hierarchy.member_of(&now).as_deref() == Some(&self.path) {
@@ -155,6 +172,9 @@ impl Plan {
     /// Removes what was made, after a failed creation and once its processes have ended. What cannot be removed is
     /// there for `delete` to report.
     pub fn undo(&self) {
+        if let Some(scope) = &self.scope {
+            scope.undo();
+        }
         let _ = remove_tree(&self.path);
         if let Some(rdt) = &self.rdt {
             let _ = rdt.remove();

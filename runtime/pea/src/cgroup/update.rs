@@ -8,12 +8,19 @@ use serde_json::Value as Json;
 use super::create::{Controllers, make};
 use super::hierarchy::Layout;
 use super::resources::{self, Target};
-use super::value::write_all;
+use super::systemd::Unit;
+use super::value::{Value, write_all};
 use crate::error::{Error, ErrorKind};
 
 /// Sets what is given, and what depends on it; `saved` are the resources as they were. When the kernel refuses a value,
 /// those written before it are taken back as far as they are known.
-pub fn update(path: &Path, saved: &LinuxResources, given: &LinuxResources, zero_is_a_limit: bool) -> Result<(), Error> {
+pub fn update(
+    path: &Path,
+    unit: Option<&Unit>,
+    saved: &LinuxResources,
+    given: &LinuxResources,
+    zero_is_a_limit: bool,
+) -> Result<(), Error> {
     if path.as_os_str().is_empty() {
         return Err(Error::new(ErrorKind::Unsupported, "the container has no cgroup of its own"));
     }
@@ -27,15 +34,25 @@ pub fn update(path: &Path, saved: &LinuxResources, given: &LinuxResources, zero_
     if let Some(unified) = layout.unified() {
         let controllers = Controllers::new(&layout, &values, &unified.dir(path));
         // The first value of its controller, maybe. What is enabled already is left alone.
-        if !controllers.needed.is_empty() {
+        if !controllers.needed.is_empty() && unit.is_none() {
             make(unified, path, &controllers)?;
         }
     }
-    write_all(&values).inspect_err(|_| {
-        for value in resources::values(saved, target).into_iter().flatten() {
-            let _ = write_all([&value]);
+    set(unit, &values).inspect_err(|_| {
+        let before = resources::values(saved, target).unwrap_or_default();
+        let _ = unit.map(|unit| unit.update(&before));
+        for value in &before {
+            let _ = write_all([value]);
         }
     })
+}
+
+/// The kernel is the first to judge them; systemd, told of them, writes them in its own rounding.
+fn set(unit: Option<&Unit>, values: &[Value]) -> Result<(), Error> {
+    write_all(values)?;
+    let Some(unit) = unit else { return Ok(()) };
+    unit.update(values)?;
+    write_all(values)
 }
 
 /// Adds to what is given what has to be written with it: on v2 a quota and a period are one value, and the limit of

@@ -70,6 +70,11 @@ impl Value {
         (&self.dir, file, text)
     }
 
+    /// What it would write to that file.
+    pub fn text_for(&self, file: &str) -> Option<&str> {
+        self.choices.iter().find(|(name, _)| name == file).map(|(_, text)| text.as_str())
+    }
+
     /// Whether it is one of that controller.
     pub fn is_for(&self, controller: &str) -> bool {
         self.first().1.split('.').next() == Some(controller)

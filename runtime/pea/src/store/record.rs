@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::cgroup::systemd::Unit;
 use crate::error::Error;
 
 /// All that later commands need to know of a container. Later versions add fields with defaults.
@@ -22,6 +23,9 @@ pub struct Record {
     /// Of a container without a mount namespace of its own: the mount its root file system was on before.
     #[serde(default)]
     pub beneath: Option<u64>,
+    /// The unit of systemd that the cgroup belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unit: Option<Unit>,
     #[serde(default)]
     pub annotations: HashMap<String, String>,
     /// The process that creates it, or did.
@@ -47,6 +51,7 @@ impl Record {
             created,
             cgroup,
             beneath: None,
+            unit: None,
             annotations,
             creator: None,
             init: None,

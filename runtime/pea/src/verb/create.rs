@@ -118,6 +118,7 @@ impl Request {
                 true => None,
                 false => Some(rootfs::mount_id(plan.rootfs.rootfs())?),
             },
+            unit: plan.cgroup.unit().cloned(),
             annotations: spec.annotations().clone().unwrap_or_default(),
             creator: Init::of(std::process::id() as i32),
             init: None,

@@ -1,5 +1,6 @@
 //! `delete`: nothing of the container remains.
 
+use std::collections::HashMap;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::cgroup;
+use crate::cgroup::systemd::Scope;
 use crate::error::{Error, ErrorKind};
 use crate::hooks;
 use crate::rdt;
@@ -61,14 +63,16 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
 /// What can be known of a container whose record is damaged: where its cgroup is.
 fn salvaged(container: &Container) -> Record {
     let id = container.id();
-    let cgroup = container.spec().ok().and_then(|spec| {
-        let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()?.to_str().map(str::to_owned));
-        match given.filter(|path| path.split(':').count() == 3) {
-            Some(unit) => cgroup::systemd_path(&unit, id).ok(),
-            None => crate::spec::cgroups_path(&spec, id).ok(),
-        }
-    });
-    Record::damaged(id, cgroup.unwrap_or_else(|| Path::new("/").join(id)))
+    let unnamed = || Record::damaged(id, Path::new("/").join(id));
+    let Ok(spec) = container.spec() else { return unnamed() };
+    let given = spec.linux().as_ref().and_then(|linux| linux.cgroups_path().as_ref()?.to_str().map(str::to_owned));
+    let Some(given) = given.filter(|path| path.split(':').count() == 3) else {
+        return crate::spec::cgroups_path(&spec, id).map_or_else(|_| unnamed(), |path| Record::damaged(id, path));
+    };
+    match Scope::new(&given, id, &HashMap::new()) {
+        Ok(scope) => Record { unit: Some(scope.unit().clone()), ..Record::damaged(id, scope.path().to_owned()) },
+        Err(_) => unnamed(),
+    }
 }
 
 /// Ends what a creation that was killed has left running. A process of the engine may wait for an answer which nobody is
@@ -84,13 +88,17 @@ fn end_abandoned(container: &Container) {
     }
 }
 
-/// Ends what lives of the container and removes its cgroup. An exec that had found the container alive may join the
+/// Ends what lives of the container and removes its cgroup, with the unit of systemd that it belongs to. An exec that had found the container alive may join the
 /// cgroup after the others were killed; it is killed like them, and as no further exec finds a live container, the
 /// rounds come to an end.
 fn empty(record: &Record) -> Result<(), Error> {
     let deadline = Instant::now() + END_DEADLINE;
     loop {
         end(record)?;
+        if let Some(Err(error)) = record.unit.as_ref().map(|unit| unit.stop(&record.cgroup)) {
+            // Whatever systemd does not do is done now; it forgets a unit whose cgroup is gone.
+            tracing::warn!("{error}");
+        }
         match cgroup::remove_tree(&record.cgroup) {
             Err(error) if error.kind() == ErrorKind::Busy && Instant::now() < deadline => {}
             removed => return removed,

@@ -52,6 +52,7 @@ impl Request {
             created: jiff::Timestamp::now().to_string(),
             cgroup: cgroup.path().to_owned(),
             beneath: None,
+            unit: cgroup.unit().cloned(),
             annotations: spec.annotations().clone().unwrap_or_default(),
             creator: Init::of(std::process::id() as i32),
             init: None,

@@ -20,7 +20,7 @@ pub fn update(container: &Container, given: &LinuxResources) -> Result<(), Error
     }
     let spec = container.spec()?;
     let saved = spec.linux().as_ref().and_then(|linux| linux.resources().clone()).unwrap_or_default();
-    cgroup::update(&record.cgroup, &saved, given, cgroup::zero_is_a_limit(&spec))?;
+    cgroup::update(&record.cgroup, record.unit.as_ref(), &saved, given, cgroup::zero_is_a_limit(&spec))?;
     let mut given =
         serde_json::to_value(given).map_err(|error| Error::internal(format!("encode resources: {error}")))?;
     if let Some(memory) = given.get_mut("memory").and_then(Json::as_object_mut)

@@ -5,6 +5,7 @@
 //! later is bound by it too, and whatever programs the groups above have stay in force.
 
 mod program;
+mod unit;
 
 use std::fs::{self, File};
 use std::os::fd::AsFd;
