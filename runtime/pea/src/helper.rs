@@ -31,7 +31,7 @@ pub struct Kept {
 /// Forks and does `work` in the child. The result is what `work` returns: the pid the caller asked for.
 pub fn spawn(mut kept: Kept, work: impl FnOnce(Kept) -> Result<i32, Error>) -> Result<Pending, Error> {
     single_threaded()?;
-    all_open(kept.preserve)?;
+    kept.preserve = worth_keeping(kept.preserve)?;
     let (read, mut write) =
         pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK).map_err(|error| Error::io("make a pipe", error))?;
     let caller = std::process::id() as i32;
@@ -69,15 +69,13 @@ fn single_threaded() -> Result<(), Error> {
     }
 }
 
-/// Checks that there are so many descriptors after 2. What comes after them has a number that fits, then.
-fn all_open(count: u32) -> Result<(), Error> {
-    match (3..).take(count as usize).find(|number| !sys::is_open(*number)) {
-        None => Ok(()),
-        Some(number) => {
-            let text = format!("cannot preserve {count} descriptors: {number} is not open");
-            Err(Error::new(ErrorKind::InvalidArgument, text))
-        }
-    }
+/// How many of the `wanted` numbers after 2 there is a reason to keep: up to the last that is open and stays so in a
+/// program. What is missing in between is no error; our own descriptors, which no program gets, do not count.
+fn worth_keeping(wanted: u32) -> Result<u32, Error> {
+    let numbers = fs::read_dir("/proc/self/fd").map_err(|error| Error::io("read /proc/self/fd", error))?;
+    let numbers = numbers.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let wanted = numbers.filter(|number| number.checked_sub(3).is_some_and(|index| index < wanted));
+    Ok(wanted.filter(|number| sys::is_inheritable(*number as RawFd)).max().map_or(0, |last| last - 2))
 }
 
 /// Has the helper killed when its caller dies: nobody would want what it makes, and who deletes the container next must

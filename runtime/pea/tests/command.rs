@@ -206,3 +206,12 @@ fn a_reader_who_has_had_enough_is_no_failure() {
     assert!(done.status.success(), "{}", stderr(&done));
     assert_eq!(stderr(&done), "");
 }
+
+#[test]
+fn a_log_that_cannot_be_written_fails_before_anything_is_done() {
+    let bundle = Bundle::idle();
+    let done = testkit::attempt(&mut bundle.pea(&["--log", "no/such/dir/log", "create", &bundle.id]));
+    assert_eq!(done.status.code(), Some(1));
+    assert!(stderr(&done).contains("open log no/such/dir/log: no such file or directory"), "{}", stderr(&done));
+    bundle.assert_nothing_left();
+}

@@ -94,7 +94,8 @@ fn act(cli: Cli) -> ExitCode {
     };
     // As runc: a failure of `exec` itself must not look like one of the program it was to execute.
     let failure = if matches!(verb, Verb::Exec(_)) { 255 } else { 1 };
-    match report::listening(&cli.global, || run(&cli.global, verb)) {
+    let done = report::check(&cli.global).and_then(|()| report::listening(&cli.global, || run(&cli.global, verb)));
+    match done {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             report::report(&cli.global, &error);

@@ -22,6 +22,13 @@ pub fn report(global: &Global, error: &Error) {
     let _ = writeln!(io::stderr(), "pea: error: {message}");
 }
 
+/// Makes sure of the log before anything is done: nobody would learn of an error in the end.
+pub fn check(global: &Global) -> Result<(), Error> {
+    let Some(path) = &global.log else { return Ok(()) };
+    let opened = File::options().append(true).create(true).open(path);
+    opened.map(drop).map_err(|error| Error::io(format!("open log {}", path.display()), error))
+}
+
 fn log(global: &Global, level: &str, message: &str) {
     let Some(path) = &global.log else { return };
     let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();

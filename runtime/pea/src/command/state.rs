@@ -3,8 +3,8 @@
 use clap::Args;
 
 use super::{json, print};
-use crate::Runtime;
 use crate::error::Error;
+use crate::{Runtime, Status};
 
 /// Print the state of a container
 #[derive(Debug, Args)]
@@ -14,5 +14,10 @@ pub struct Arguments {
 }
 
 pub fn run(runtime: &Runtime, arguments: &Arguments) -> Result<(), Error> {
-    print(&json(&runtime.state(&arguments.id)?)?)
+    let state = runtime.state(&arguments.id)?;
+    // Callers take the first answer for that of a container they can start.
+    if state.status == Status::Creating {
+        return Err(Error::does_not_exist(&state.id));
+    }
+    print(&json(&state)?)
 }

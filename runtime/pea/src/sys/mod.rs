@@ -43,10 +43,11 @@ pub fn set_stdio(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
 }
 
-/// Whether this process has a descriptor of that number.
-pub fn is_open(number: RawFd) -> bool {
+/// Whether this process has a descriptor of that number that a program executed gets too.
+pub fn is_inheritable(number: RawFd) -> bool {
     // SAFETY: asks only.
-    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    flags >= 0 && flags & libc::FD_CLOEXEC == 0
 }
 
 /// Closes every descriptor from `first` to `last`.
