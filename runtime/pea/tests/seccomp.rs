@@ -237,6 +237,27 @@ fn a_listener_is_told_who_asks_and_answers() {
 }
 
 #[test]
+fn the_listener_hears_of_a_container_that_is_not_started() {
+    // Where the filter stops what starting takes, it is installed when that is done.
+    for (asked, early) in [(json!(["mkdir"]), true), (json!(["mkdir", "accept4"]), false)] {
+        let mut bundle = filtered("mkdir /tmp/x", json!({"names": asked, "action": "SCMP_ACT_NOTIFY"}));
+        let socket = bundle.path().join("listener");
+        bundle.spec["linux"]["seccomp"]["listenerPath"] = json!(socket);
+        let listener = UnixListener::bind(&socket).expect("a listener");
+        let told = thread::spawn(move || receive(&listener));
+        bundle.create();
+        let seccomp = || fs::read_to_string(format!("/proc/{}/status", bundle.pid())).expect("a status");
+        assert_eq!(seccomp().contains("Seccomp:\t2"), early);
+        assert_eq!(bundle.status(), "created");
+        if !early {
+            testkit::run(&mut bundle.pea(&["start", &bundle.id]));
+        }
+        assert_eq!(told.join().expect("the listener").state["pid"], json!(bundle.pid()));
+        testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    }
+}
+
+#[test]
 fn a_profile_that_cannot_work_is_refused_by_name() {
     let notify = |names: Value| json!([{"names": names, "action": "SCMP_ACT_NOTIFY"}]);
     let refused = [

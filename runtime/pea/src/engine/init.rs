@@ -100,10 +100,13 @@ impl Init<'_> {
         for (name, step) in STEPS {
             step(self).map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))?;
         }
-        let launch = confine(&self.build.plan.process, self.proc.as_fd())?;
+        let mut launch = confine(&self.build.plan.process, self.proc.as_fd())?;
         self.close_inherited(&launch)?;
         // The line to the helper takes its place: its end is ours until the container is on record.
         prctl::set_pdeathsig(None).map_err(|error| Error::io("untie the init from its creator", error))?;
+        if self.build.plan.hooks.start_container.is_empty() {
+            launch.install_early()?;
+        }
         Ok(launch)
     }
 

@@ -239,6 +239,24 @@ pub struct Launch {
     limits: Vec<Limit>,
 }
 
+/// What an init calls from when it is ready to when the program runs, where there are no hooks.
+const UNTIL_EXECUTION: [&str; 14] = [
+    "accept4",
+    "brk",
+    "capset",
+    "close",
+    "execve",
+    "exit_group",
+    "getpid",
+    "mmap",
+    "munmap",
+    "prlimit64",
+    "recvfrom",
+    "sendmsg",
+    "sendto",
+    "write",
+];
+
 impl Launch {
     /// Applies the limits, installs the filter and executes the program; comes back only with an error.
     ///
@@ -250,6 +268,16 @@ impl Launch {
         }
         let Err(error) = execve(&self.program, &self.args, &self.env);
         execution_error(&self.program, error)
+    }
+
+    /// Installs a filter that asks already now, in the init, so that who is asked hears of the container when it is
+    /// created. Not where the filter could stop what is still to be done until the program runs.
+    pub fn install_early(&mut self) -> Result<(), Error> {
+        if self.filter.as_ref().is_some_and(|filter| filter.asks() && filter.lets(&UNTIL_EXECUTION)) {
+            self.install_filter()?;
+            self.filter = None;
+        }
+        Ok(())
     }
 
     /// The descriptors that must be there until [`run`](Self::run).

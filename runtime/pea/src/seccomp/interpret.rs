@@ -1,6 +1,8 @@
-//! Runs a filter on paper, for the tests: what would the kernel do with this call?
+//! Runs a filter on paper: what would the kernel do with this call?
 
 use crate::sys::seccomp::Instruction;
+
+const KILL: u32 = libc::SECCOMP_RET_KILL_PROCESS;
 
 /// `struct seccomp_data`, as the words a filter can load.
 pub struct Call([u32; 16]);
@@ -18,15 +20,15 @@ impl Call {
     }
 }
 
-/// The `SECCOMP_RET_*` value the program comes to.
+/// The `SECCOMP_RET_*` value the program comes to; like the kernel, kills for what is no program.
 pub fn run(program: &[Instruction], call: &Call) -> u32 {
     let (mut at, mut accumulator) = (0, 0);
     loop {
-        let Instruction { code, jt, jf, k } = program[at];
+        let Some(&Instruction { code, jt, jf, k }) = program.get(at) else { return KILL };
         let (class, operation) = (u32::from(code) & 0x07, u32::from(code) & 0xf0);
         at += 1;
         match class {
-            libc::BPF_LD => accumulator = call.0[k as usize / 4],
+            libc::BPF_LD => accumulator = call.0.get(k as usize / 4).copied().unwrap_or(0),
             libc::BPF_ALU if operation == libc::BPF_AND => accumulator &= k,
             libc::BPF_RET => return k,
             libc::BPF_JMP if operation == libc::BPF_JA => at += k as usize,
@@ -36,11 +38,11 @@ pub fn run(program: &[Instruction], call: &Call) -> u32 {
                     libc::BPF_JGT => accumulator > k,
                     libc::BPF_JGE => accumulator >= k,
                     libc::BPF_JSET => accumulator & k != 0,
-                    _ => panic!("jump {code:#x}"),
+                    _ => return KILL,
                 };
                 at += usize::from(if holds { jt } else { jf });
             }
-            _ => panic!("instruction {code:#x}"),
+            _ => return KILL,
         }
     }
 }
