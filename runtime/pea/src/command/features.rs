@@ -69,7 +69,7 @@ pub fn run() -> Result<(), Error> {
         "linux": {
             "namespaces": NAMESPACES,
             "capabilities": capability::names().collect::<Vec<_>>(),
-            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": false, "rdma": true},
+            "cgroup": {"v1": true, "v2": true, "systemd": true, "systemdUser": true, "rdma": true},
             "seccomp": {
                 "enabled": true,
                 "actions": prefixed("SCMP_ACT_", &ACTIONS),
