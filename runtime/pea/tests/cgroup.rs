@@ -298,6 +298,8 @@ fn a_value_the_kernel_refuses_leaves_no_container() {
     }
     let mut bundle = Bundle::new(&["true"]);
     bundle.spec["linux"]["resources"]["cpu"] = json!({"quota": 1});
+    // Nor what is above it.
+    bundle.spec["linux"]["cgroupsPath"] = json!(format!("/{}/a/b", bundle.id));
     let done = bundle.run();
     assert_eq!(done.status.code(), Some(1));
     let text = stderr(&done);

@@ -1,5 +1,7 @@
 //! The plan of a container's cgroup: where it is, and which file gets which value.
 
+use std::cell::RefCell;
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -35,6 +37,8 @@ pub struct Plan {
     rdt: Option<rdt::Plan>,
     /// Whether device rules that this process may not set are no failure.
     rootless: bool,
+    /// What was made above the container's cgroup, the deepest first.
+    made_above: RefCell<Vec<PathBuf>>,
     /// Whether the place was left to us: then a container may go without, if it asks for nothing.
     anywhere: bool,
 }
@@ -79,6 +83,7 @@ impl Plan {
             owner,
             anywhere,
             layout,
+            made_above: RefCell::default(),
         })
     }
 
@@ -116,6 +121,7 @@ impl Plan {
 
     fn make(&self) -> Result<Option<OwnedFd>, Error> {
         let mut open = None;
+        self.made_above.replace(self.missing_above());
         // Nobody but systemd makes cgroups in a hierarchy that is systemd's.
         let systemds = |hierarchy: &Hierarchy| self.scope.is_some() && hierarchy.kind != Kind::Controllers;
         for hierarchy in self.layout.all().iter().filter(|hierarchy| !systemds(hierarchy)) {
@@ -176,6 +182,10 @@ impl Plan {
             scope.undo();
         }
         let _ = remove_tree(&self.path);
+        for dir in self.made_above.take() {
+            // Another container may be there by now.
+            let _ = fs::remove_dir(dir);
+        }
         if let Some(rdt) = &self.rdt {
             let _ = rdt.remove();
         }
@@ -192,6 +202,13 @@ impl Plan {
             return Ok(());
         };
         Err(Error::new(ErrorKind::InvalidState, format!("cgroup {path} {text}")))
+    }
+
+    /// The cgroups between a hierarchy's root and the container's that are not there yet, the deepest first.
+    fn missing_above(&self) -> Vec<PathBuf> {
+        let above = self.path.ancestors().skip(1).filter(|path| path.parent().is_some());
+        let dirs = above.flat_map(|path| self.layout.all().iter().map(|hierarchy| hierarchy.dir(path)));
+        dirs.filter(|dir| !dir.exists()).collect()
     }
 
     fn enabled_in(&self, hierarchy: &Hierarchy) -> create::Controllers {
