@@ -1,11 +1,15 @@
 //! The way into a container's cgroups for a process executed later.
 
+use std::cell::{Cell, RefCell};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use nix::unistd::geteuid;
+
+use super::systemd::{Unit, Visit};
 use super::{Hierarchy, Kind, hierarchies};
 use crate::error::{Error, ErrorKind};
 use crate::sys::clone::{self, clone3};
@@ -100,8 +104,12 @@ struct Door {
 pub struct Entry {
     /// Where the unified hierarchy stands alone.
     born_in: Vec<Door>,
-    /// Elsewhere.
+    /// Elsewhere; and there, should it not be allowed to be born in the container's.
     moved_to: Vec<Vec<Door>>,
+    /// Who else can move it: a user's systemd can have one moved that comes from beyond what is the user's.
+    systemd: Option<RefCell<Visit>>,
+    /// Whether the process is in its place from its birth.
+    is_in_place: Cell<bool>,
 }
 
 impl Entry {
@@ -109,7 +117,7 @@ impl Entry {
     ///
     /// `of_init` is the /proc/PID/cgroup of the container's init. Where the container's processes have been distributed
     /// over children of its cgroup since, v2 allows none in between, and its init's cgroup is the one to be in.
-    pub fn open(path: &Path, subgroups: &Subgroups, of_init: &str) -> Result<Self, Error> {
+    pub fn open(path: &Path, unit: Option<&Unit>, subgroups: &Subgroups, of_init: &str) -> Result<Self, Error> {
         if path.as_os_str().is_empty() {
             let asked = subgroups.everywhere.iter().chain(subgroups.by_controller.iter().map(|(_, path)| path)).next();
             let none = |asked: &PathBuf| refused(&asked.to_string_lossy(), "the container has no cgroup of its own");
@@ -119,8 +127,7 @@ impl Entry {
         subgroups.check(all, path)?;
         let unified_alone = matches!(all, [only] if only.kind == Kind::Unified);
         if unified_alone {
-            let born_in = doors(&all[0], path, subgroups.wanted(&all[0], path), of_init, open_dir)?;
-            return Ok(Self { born_in, moved_to: Vec::new() });
+            return Self::open_unified(&all[0], path, unit, subgroups, of_init);
         }
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
         let mut moved_to = Vec::new();
@@ -131,7 +138,31 @@ impl Entry {
                 moved_to.push(doors(hierarchy, path, wanted, of_init, open_procs)?);
             }
         }
-        Ok(Self { born_in: Vec::new(), moved_to })
+        Ok(Self { moved_to, ..Self::default() })
+    }
+
+    /// A cgroup that was given to somebody else may be closed to us once we are in the container's user namespace, where
+    /// we are nobody who counts outside. What is opened now stays open.
+    fn open_unified(
+        hierarchy: &Hierarchy,
+        path: &Path,
+        unit: Option<&Unit>,
+        subgroups: &Subgroups,
+        of_init: &str,
+    ) -> Result<Self, Error> {
+        let wanted = subgroups.wanted(hierarchy, path);
+        let born_in = doors(hierarchy, path, wanted, of_init, open_dir)?;
+        let mut entry = Self { born_in, ..Self::default() };
+        let is_ours = |dir: &Path| fs::metadata(dir).is_ok_and(|found| found.uid() == geteuid().as_raw());
+        if !is_ours(&hierarchy.dir(path)) {
+            entry.moved_to.push(doors(hierarchy, path, wanted, of_init, open_procs)?);
+        }
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = hierarchy.member_of(&own).unwrap_or_default();
+        if let Some(unit) = unit.filter(|unit| unit.user && !is_ours(&hierarchy.dir(&common(&own, path)))) {
+            entry.systemd = Some(RefCell::new(Visit::open(unit, hierarchy.dir(path))?));
+        }
+        Ok(entry)
     }
 
     /// Forks; the child is born in the container's cgroup where there is only the unified hierarchy. That costs nothing,
@@ -144,22 +175,50 @@ impl Entry {
         let Some((last, others)) = self.born_in.split_last() else {
             return clone3(0, None, false).map_err(|error| failed(None, error));
         };
+        self.is_in_place.set(true);
         for door in others {
             match clone3(0, Some(door.file.as_fd()), false) {
                 Err(error) if takes_none(&error) => {}
+                Err(error) if self.is_later_possible(&error) => return self.fork_for_later(),
                 made => return made.map_err(|error| failed(Some(&door.dir), error)),
             }
         }
-        clone3(0, Some(last.file.as_fd()), false).map_err(|error| failed(Some(&last.dir), error))
+        match clone3(0, Some(last.file.as_fd()), false) {
+            Err(error) if self.is_later_possible(&error) => self.fork_for_later(),
+            made => made.map_err(|error| failed(Some(&last.dir), error)),
+        }
     }
 
-    /// Whether a process has still to be moved when it has been made.
+    fn is_later_possible(&self, error: &io::Error) -> bool {
+        self.is_by_moving() && error.kind() == io::ErrorKind::PermissionDenied
+    }
+
+    fn fork_for_later(&self) -> Result<clone::Clone, Error> {
+        self.is_in_place.set(false);
+        clone3(0, None, false).map_err(|error| Error::io("make a process", error))
+    }
+
+    /// Whether a process may have to be moved when it has been made.
     pub fn is_by_moving(&self) -> bool {
-        !self.moved_to.is_empty()
+        !self.moved_to.is_empty() || self.systemd.is_some()
     }
 
     /// Moves the process into the cgroups it was not born in.
     pub fn place(&self, pid: i32) -> Result<(), Error> {
+        if self.is_in_place.get() {
+            return Ok(());
+        }
+        if let Some(visit) = &self.systemd {
+            let mut visit = visit.borrow_mut();
+            let mut result = Ok(());
+            for door in &self.born_in {
+                result = visit.attach(&door.dir, pid);
+                if result.is_ok() {
+                    break;
+                }
+            }
+            return result;
+        }
         let text = pid.to_string();
         for doors in &self.moved_to {
             let mut result = Ok(());
@@ -175,6 +234,11 @@ impl Entry {
         }
         Ok(())
     }
+}
+
+/// The deepest cgroup that both are in.
+fn common(a: &Path, b: &Path) -> PathBuf {
+    a.components().zip(b.components()).take_while(|(a, b)| a == b).map(|(both, _)| both).collect()
 }
 
 /// Whether that cgroup is none for processes (any more), while another may be.

@@ -140,6 +140,13 @@ impl Manager {
         Ok(())
     }
 
+    /// Moves a process into a cgroup below that of a unit (`subgroup` begins with a slash).
+    pub fn attach(&mut self, unit: &str, subgroup: &str, pid: u32) -> Result<(), Error> {
+        let pids = Datum::Array("u", vec![Datum::U32(pid)]);
+        let attached = self.call("AttachProcessesToUnit", vec![Datum::text(unit), Datum::text(subgroup), pids]);
+        attached.map(drop).map_err(|failure| failure.doing(&format!("move process {pid} into unit {unit}")))
+    }
+
     /// Has a failed unit forgotten.
     fn reset(&mut self, unit: &str) {
         // It refuses when there is none, which is the aim.

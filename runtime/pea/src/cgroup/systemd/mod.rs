@@ -130,3 +130,26 @@ impl Unit {
         Manager::connect(self.user)?.stop(&self.name, cgroup)
     }
 }
+
+/// A connection for who will have no way to the bus any more when a process is to be moved.
+#[derive(Debug)]
+pub struct Visit {
+    manager: Manager,
+    unit: String,
+    /// The directory of the unit's cgroup.
+    dir: PathBuf,
+}
+
+impl Visit {
+    /// To the systemd of that unit.
+    pub fn open(unit: &Unit, dir: PathBuf) -> Result<Self, Error> {
+        Ok(Self { manager: Manager::connect(unit.user)?, unit: unit.name.clone(), dir })
+    }
+
+    /// Moves a process into the cgroup of that directory, the unit's own or one below.
+    pub fn attach(&mut self, dir: &Path, pid: i32) -> Result<(), Error> {
+        let subgroup = Path::new("/").join(dir.strip_prefix(&self.dir).unwrap_or(Path::new("")));
+        let pid = u32::try_from(pid).map_err(|_| Error::internal("not the number of a process"))?;
+        self.manager.attach(&self.unit, &subgroup.to_string_lossy(), pid)
+    }
+}
