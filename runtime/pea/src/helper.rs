@@ -4,7 +4,7 @@
 //! keyring, its dumpable flag. A forked helper takes all that; the caller only ever sees the outcome.
 
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -97,7 +97,9 @@ fn die_with(caller: i32) -> Result<(), Error> {
 fn settle(kept: &mut Kept, report: &mut OwnedFd) -> Result<(), Error> {
     process::default_signals().map_err(|error| Error::io("reset the signals", error))?;
     let lowest = 3 + kept.preserve as RawFd;
-    let wanted = kept.stdio.iter_mut().flatten().chain([report]);
+    let null = File::open("/dev/null").map_err(|error| Error::io("open /dev/null", error))?;
+    let mut null = OwnedFd::from(null);
+    let wanted = kept.stdio.iter_mut().flatten().chain([report, &mut null]);
     let mut numbers = Vec::new();
     for fd in wanted {
         let copy =
@@ -106,7 +108,16 @@ fn settle(kept: &mut Kept, report: &mut OwnedFd) -> Result<(), Error> {
         // The old number is closed below with all the others.
         std::mem::forget(std::mem::replace(fd, copy));
     }
+    occupy(lowest, &null).map_err(|error| Error::io("duplicate a descriptor", error))?;
     sys::close_all_from(lowest as u32, &numbers).map_err(|error| Error::io("close descriptors", error))
+}
+
+/// Puts `null` at every number below `lowest` that was not handed down to us, until the next execve.
+///
+/// What the caller opened for itself ends here, and what is opened from now on does not get a preserved number: the
+/// container's init would hold it, a lock for example, for as long as it waits.
+fn occupy(lowest: RawFd, null: &OwnedFd) -> io::Result<()> {
+    (3..lowest).filter(|number| !sys::is_inheritable(*number)).try_for_each(|number| sys::place(null.as_fd(), number))
 }
 
 fn report(outcome: Result<i32, Error>) -> Vec<u8> {

@@ -21,22 +21,30 @@ use crate::sys::process;
 /// A hook without an environment of its own gets that of `program`, or without one, ours.
 pub fn run(kind: &str, hooks: &[Hook], state: &State, program: Option<&Plan>) -> Result<(), Error> {
     for hook in hooks {
-        let what = format!("{kind} hook {}", hook.path().display());
-        run_one(hook, state, program).map_err(|reason| Error::internal(format!("{what}: {reason}")))?;
+        let failed = |reason| Error::internal(format!("{kind} hook {reason}: {}", hook.path().display()));
+        run_one(hook, state, program).map_err(failed)?;
     }
     Ok(())
 }
 
 fn run_one(hook: &Hook, state: &State, program: Option<&Plan>) -> Result<(), String> {
-    let input = input(state).map_err(|error| format!("its input: {}", crate::error::reason(&error)))?;
-    let mut child = command(hook, program).stdin(input).spawn().map_err(|error| crate::error::reason(&error))?;
+    let input = input(state).map_err(not_run)?;
+    let mut child = command(hook, program).stdin(input).spawn().map_err(not_run)?;
     let seconds = hook.timeout().and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
     let status = wait(&mut child, seconds.map(Duration::from_secs))?;
     match (status.code(), status.signal()) {
         (Some(0), _) => Ok(()),
-        (Some(code), _) => Err(format!("ended with status {code}")),
+        (Some(code), _) => Err(format!("failed with exit code {code}")),
         (None, signal) => Err(format!("was killed by signal {}", signal.unwrap_or(0))),
     }
+}
+
+fn not_run(error: io::Error) -> String {
+    format!("could not be run ({})", crate::error::reason(&error))
+}
+
+fn not_waited(error: io::Error) -> String {
+    format!("could not be waited for ({})", crate::error::reason(&error))
 }
 
 /// The state as a file: a hook need not read it, which on a pipe would stop us, or end us by SIGPIPE.
@@ -67,7 +75,7 @@ fn command(hook: &Hook, program: Option<&Plan>) -> Command {
 
 fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<ExitStatus, String> {
     if let Some(timeout) = timeout {
-        let pidfd = process::pidfd_open(child.id() as i32).map_err(|error| crate::error::reason(&error))?;
+        let pidfd = process::pidfd_open(child.id() as i32).map_err(not_waited)?;
         let limit = PollTimeout::try_from(timeout).unwrap_or(PollTimeout::MAX);
         if poll(&mut [PollFd::new(pidfd.as_fd(), PollFlags::POLLIN)], limit) == Ok(0) {
             let _ = child.kill();
@@ -75,5 +83,5 @@ fn wait(child: &mut Child, timeout: Option<Duration>) -> Result<ExitStatus, Stri
             return Err(format!("did not end within {timeout:?}"));
         }
     }
-    child.wait().map_err(|error| crate::error::reason(&error))
+    child.wait().map_err(not_waited)
 }

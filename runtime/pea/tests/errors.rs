@@ -117,6 +117,23 @@ fn an_id_cannot_be_a_path() {
 }
 
 #[test]
+fn two_domain_names_are_refused() {
+    let mut bundle = Bundle::idle();
+    bundle.spec["domainname"] = json!("one");
+    bundle.spec["linux"]["sysctl"] = json!({"kernel.domainname": "two"});
+    fails(&bundle, &["domainname", "kernel.domainname"]);
+}
+
+#[test]
+fn a_capability_nobody_knows_is_a_warning() {
+    let mut bundle = Bundle::new(&["true"]);
+    bundle.spec["process"]["capabilities"] = json!({"bounding": ["CAP_KILL", "CAP_NONE"], "effective": ["CAP_NONE"]});
+    let done = testkit::attempt(&mut bundle.pea(&["run", &bundle.id]));
+    assert_eq!(stderr(&done), "pea: warning: ignoring unknown or unavailable capabilities: [CAP_NONE]");
+    assert!(done.status.success());
+}
+
+#[test]
 fn the_log_gets_one_object_that_engines_understand() {
     let bundle = Bundle::new(&["no-such-program"]);
     let arguments = ["--log", "log.json", "--log-format", "json", "create", &bundle.id];

@@ -279,7 +279,7 @@ fn a_poststop_hook_that_fails_is_a_warning() {
     bundle.spec["hooks"] = json!({"poststop": [{"path": "/bin/false"}, second]});
     let arguments = ["--log", "log.json", "--log-format", "json", "run", &bundle.id];
     let done = testkit::attempt(&mut bundle.pea(&arguments));
-    assert_eq!(stderr(&done), "pea: warning: poststop hook /bin/false: ended with status 1");
+    assert_eq!(stderr(&done), "pea: warning: poststop hook failed with exit code 1: /bin/false");
     assert_eq!(done.status.code(), Some(3), "the program's own exit code");
     assert!(mark.exists(), "the remaining hooks are run");
     let log: Value = serde_json::from_slice(&fs::read(bundle.path().join("log.json")).unwrap()).unwrap();
@@ -305,7 +305,7 @@ fn a_start_container_hook_that_fails_keeps_the_program_from_starting() {
     let mut bundle = Bundle::new(&["sh", "-c", "echo ran"]);
     bundle.spec["hooks"] = json!({"startContainer": [{"path": "/bin/false"}]});
     let done = bundle.run();
-    assert!(stderr(&done).contains("startContainer hook /bin/false: ended with status 1"), "{}", stderr(&done));
+    assert!(stderr(&done).contains("startContainer hook failed with exit code 1: /bin/false"), "{}", stderr(&done));
     assert!(done.stdout.is_empty() && !done.status.success());
     bundle.assert_nothing_left();
 }

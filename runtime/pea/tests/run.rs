@@ -129,6 +129,21 @@ fn descriptors_to_preserve_need_not_all_be_there() {
 }
 
 #[test]
+fn descriptors_of_our_own_do_not_get_numbers_to_be_preserved() {
+    let bundle = Bundle::idle();
+    let mut shell = std::process::Command::new("sh");
+    let pea = bundle.pea(&["create", "--preserve-fds", "9", &bundle.id]);
+    let script = "exec 3<&- 4<&- 5<&- 6<&- 9</dev/zero; exec \"$@\"";
+    shell.args(["-c", script, "sh"]).arg(pea.get_program()).args(pea.get_args());
+    shell.stdin(Stdio::null()).stdout(Stdio::null());
+    assert!(shell.current_dir(bundle.path()).status().unwrap().success());
+    let fd = |number: u32| fs::read_link(format!("/proc/{}/fd/{number}", bundle.state()["pid"])).unwrap();
+    assert_eq!((3..=6).map(fd).collect::<Vec<_>>(), ["/dev/null"; 4].map(std::path::PathBuf::from));
+    assert_eq!(fd(9).to_str(), Some("/dev/zero"));
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+}
+
+#[test]
 fn limits_apply_and_a_badness_that_cannot_be_lowered_is_kept() {
     let mut bundle = Bundle::shell("ulimit -n; ulimit -c; cat /proc/self/oom_score_adj");
     bundle.spec["process"]["rlimits"] = json!([

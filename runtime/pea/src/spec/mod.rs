@@ -3,6 +3,7 @@
 mod amend;
 mod default;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -26,14 +27,26 @@ pub fn load_file(path: &Path) -> Result<Spec, Error> {
 
 /// Reads a specification; `path` is for the error's text.
 pub fn parse(text: &[u8], path: &Path) -> Result<Spec, Error> {
-    let mut value: Value = decode(text, path)?;
-    if let Some(process) = value.get_mut("process") {
-        complete(process);
+    Ok(read(text, path)?.0)
+}
+
+/// Reads a caller's specification, and warns of what in it will not be granted.
+pub fn parse_given(text: &[u8], path: &Path) -> Result<Spec, Error> {
+    let (spec, unknown) = read(text, path)?;
+    if !unknown.is_empty() {
+        let names = unknown.into_iter().collect::<Vec<_>>().join(", ");
+        tracing::warn!("ignoring unknown or unavailable capabilities: [{names}]");
     }
+    Ok(spec)
+}
+
+fn read(text: &[u8], path: &Path) -> Result<(Spec, BTreeSet<String>), Error> {
+    let mut value: Value = decode(text, path)?;
+    let unknown = value.get_mut("process").map(complete).unwrap_or_default();
     if let Some(resources) = value.pointer_mut("/linux/resources") {
         crate::cgroup::without_empty_pids(resources);
     }
-    typed(value, path)
+    Ok((typed(value, path)?, unknown))
 }
 
 /// Reads a process description (`exec --process`).
@@ -56,9 +69,9 @@ fn typed<T: DeserializeOwned>(value: Value, path: &Path) -> Result<T, Error> {
 }
 
 /// Fills in what other runtimes let callers leave out, and forgets capabilities no kernel has: a name from a newer
-/// kernel is no reason to refuse the container, and not granting it is always safe.
-fn complete(process: &mut Value) {
-    let Some(process) = process.as_object_mut() else { return };
+/// kernel is no reason to refuse the container, and not granting it is always safe. Returns the names of those.
+fn complete(process: &mut Value) -> BTreeSet<String> {
+    let Some(process) = process.as_object_mut() else { return BTreeSet::new() };
     process.entry("user").or_insert_with(|| json!({}));
     process.entry("cwd").or_insert_with(|| json!("/"));
     if let Some(flags) = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags")) {
@@ -68,12 +81,14 @@ fn complete(process: &mut Value) {
         // Empty is as good as absent (runtime-spec, "execCPUAffinity").
         affinity.retain(|_, list| list != "");
     }
+    let mut unknown = BTreeSet::new();
     let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);
-    for set in sets.into_iter().flat_map(|sets| sets.values_mut()) {
-        if let Some(names) = set.as_array_mut() {
-            names.retain(|name| name.as_str().is_some_and(|name| capability::number(name).is_some()));
-        }
+    for names in sets.into_iter().flat_map(|sets| sets.values_mut()).filter_map(Value::as_array_mut) {
+        let known = |name: &Value| name.as_str().is_some_and(|name| capability::number(name).is_some());
+        unknown.extend(names.iter().filter(|name| !known(name)).map(|name| name.as_str().unwrap_or("?").to_owned()));
+        names.retain(known);
     }
+    unknown
 }
 
 /// Scheduler flags that the library of the specification's types spells its own way.
@@ -88,6 +103,9 @@ fn respell(flags: &mut Value) {
     }
 }
 
+/// The sysctl that is the same as the specification's `domainname`, in both spellings.
+const DOMAINNAME: [&str; 2] = ["kernel.domainname", "kernel/domainname"];
+
 /// Refuses what could not be served, before anything is made.
 pub fn check(spec: &Spec) -> Result<(), Error> {
     if !spec.version().starts_with("1.") {
@@ -100,6 +118,10 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     let uts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
     if !uts && (spec.hostname().is_some() || spec.domainname().is_some()) {
         return Err(Error::spec("config.json: hostname: needs a namespace of type \"uts\""));
+    }
+    let sysctl = linux.sysctl().iter().flat_map(|sysctl| sysctl.keys());
+    if spec.domainname().is_some() && sysctl.map(String::as_str).any(|name| DOMAINNAME.contains(&name)) {
+        return Err(Error::spec("config.json: domainname: linux.sysctl sets kernel.domainname, too"));
     }
     for (index, namespace) in namespaces.iter().enumerate() {
         if namespaces[..index].iter().any(|earlier| earlier.typ() == namespace.typ()) {

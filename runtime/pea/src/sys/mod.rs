@@ -43,6 +43,14 @@ pub fn set_stdio(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
     check(unsafe { libc::dup2(fd.as_raw_fd(), number) }.into()).map(drop)
 }
 
+/// Makes descriptor `number` refer to what `fd` does, until the next execve.
+///
+/// Only for a forked child that will never run the destructor of a value which owns `number`.
+pub fn place(fd: BorrowedFd<'_>, number: RawFd) -> io::Result<()> {
+    // SAFETY: plain integers; see the function's condition.
+    check(unsafe { libc::dup3(fd.as_raw_fd(), number, libc::O_CLOEXEC) }.into()).map(drop)
+}
+
 /// Whether this process has a descriptor of that number that a program executed gets too.
 pub fn is_inheritable(number: RawFd) -> bool {
     // SAFETY: asks only.

@@ -140,7 +140,7 @@ impl Request {
                 let text = fs::read(&path).map_err(|error| {
                     Error::spec(format!("bundle: read {}: {}", path.display(), crate::error::reason(&error)))
                 })?;
-                Ok((spec::parse(&text, &path)?, text))
+                Ok((spec::parse_given(&text, &path)?, text))
             }
         }
     }
