@@ -49,19 +49,15 @@ fn log(global: &Global, level: &str, message: &str) {
 
 /// Does `work`, and tells of what the library says meanwhile, as much of it as was asked for.
 pub fn listening<T>(global: &Global, work: impl FnOnce() -> T) -> T {
-    let listener = Listener { global: global.clone(), process: std::process::id() };
-    tracing::subscriber::with_default(listener, work)
+    tracing::subscriber::with_default(Listener(global.clone()), work)
 }
 
-/// Hears this process only: in a child, which may have entered the container, the log's path means another file.
-struct Listener {
-    global: Global,
-    process: u32,
-}
+/// Hears this process and its helpers; not what is cloned into a container.
+struct Listener(Global);
 
 impl Subscriber for Listener {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        *metadata.level() <= self.global.level() && metadata.is_event() && std::process::id() == self.process
+        *metadata.level() <= self.0.level() && metadata.is_event()
     }
 
     fn event(&self, event: &Event<'_>) {
@@ -74,7 +70,7 @@ impl Subscriber for Listener {
         event.record(&mut |field: &Field, value: &dyn Debug| {
             if field.name() == "message" {
                 let message = format!("{value:?}").replace('\n', " ");
-                log(&self.global, level, &message);
+                log(&self.0, level, &message);
                 let _ = writeln!(io::stderr(), "pea: {level}: {message}");
             }
         });

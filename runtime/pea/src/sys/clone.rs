@@ -33,6 +33,8 @@ struct Arguments {
 /// Makes a child in the new namespaces that `namespaces` (CLONE_NEW*) says, and in the cgroup (a directory of the
 /// unified hierarchy) if one is given. With `sibling` it becomes a child of this process's parent (CLONE_PARENT).
 ///
+/// The child has no listener (`tracing`): it may enter a container, where the path of a log means another file.
+///
 /// The caller has made sure that this process has one thread.
 pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> io::Result<Clone> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
@@ -54,7 +56,10 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) ->
     // SAFETY: without CLONE_VM and with no stack given the child goes on with a copy of all memory, as after fork(2);
     // with a single thread no lock is held by anybody else. The arguments and `pidfd` outlive the call.
     match check(unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of::<Arguments>()) })? {
-        0 => Ok(Clone::Child),
+        0 => {
+            std::mem::forget(tracing::dispatcher::set_default(&tracing::Dispatch::none()));
+            Ok(Clone::Child)
+        }
         pid => Ok(Clone::Parent(pid as i32, own(pidfd.into()))),
     }
 }
