@@ -160,9 +160,11 @@ fn exec_runs_on_the_processors_asked_for() {
         });
         let path = bundle.path().join("process.json");
         fs::write(&path, process.to_string()).expect("process.json");
-        testkit::attempt(&mut bundle.pea(&["exec", "--process", "process.json", &bundle.id]))
+        testkit::attempt(&mut bundle.pea(&["--debug", "exec", "--process", "process.json", &bundle.id]))
     };
-    assert_eq!(processors(&stdout(&process(json!({"initial": "0", "final": "0"})))), "0");
+    let one = process(json!({"initial": "0", "final": "0"}));
+    assert_eq!(processors(&stdout(&one)), "0");
+    assert!(stderr(&one).contains("pea: debug: initial CPU affinity: 0x1"), "{}", stderr(&one));
     assert_eq!(processors(&stdout(&process(json!({"initial": "", "final": ""})))), all_processors());
     let none = process(json!({"final": "4000"}));
     assert!(stderr(&none).contains("process.execCPUAffinity.final"), "{}", stderr(&none));

@@ -54,5 +54,26 @@ fn mask(key: &str, list: Option<&str>) -> Result<Option<Vec<u64>>, Error> {
 
 fn apply(key: &str, mask: Option<&[u64]>) -> Result<(), Error> {
     let Some(mask) = mask else { return Ok(()) };
-    sched::set_affinity(mask).map_err(|error| Error::io(format!("process.execCPUAffinity.{key}"), error))
+    sched::set_affinity(mask).map_err(|error| Error::io(format!("process.execCPUAffinity.{key}"), error))?;
+    tracing::debug!("{key} CPU affinity: {}", hex(mask));
+    Ok(())
+}
+
+/// As people write masks: the lowest processor is the last bit.
+fn hex(mask: &[u64]) -> String {
+    let words: Vec<&u64> = mask.iter().rev().skip_while(|word| **word == 0).collect();
+    let Some((first, rest)) = words.split_first() else { return "0x0".to_owned() };
+    rest.iter().fold(format!("0x{first:x}"), |text, word| text + &format!("{word:016x}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hex;
+
+    #[test]
+    fn a_mask_is_told_highest_processor_first() {
+        assert_eq!(hex(&[0b11]), "0x3");
+        assert_eq!(hex(&[1, 0b10, 0]), "0x20000000000000001");
+        assert_eq!(hex(&[0]), "0x0");
+    }
 }

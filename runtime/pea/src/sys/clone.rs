@@ -33,7 +33,7 @@ struct Arguments {
 /// Makes a child in the new namespaces that `namespaces` (CLONE_NEW*) says, and in the cgroup (a directory of the
 /// unified hierarchy) if one is given. With `sibling` it becomes a child of this process's parent (CLONE_PARENT).
 ///
-/// The child has no listener (`tracing`): it may enter a container, where the path of a log means another file.
+/// In the child nobody listens; see [`stop_listening`].
 ///
 /// The caller has made sure that this process has one thread.
 pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> io::Result<Clone> {
@@ -57,9 +57,15 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) ->
     // with a single thread no lock is held by anybody else. The arguments and `pidfd` outlive the call.
     match check(unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of::<Arguments>()) })? {
         0 => {
-            std::mem::forget(tracing::dispatcher::set_default(&tracing::Dispatch::none()));
+            stop_listening();
             Ok(Clone::Child)
         }
         pid => Ok(Clone::Parent(pid as i32, own(pidfd.into()))),
     }
+}
+
+/// From now on nobody hears what this process tells (`tracing`). For one that enters a container, where the path of a
+/// log means another file.
+pub fn stop_listening() {
+    std::mem::forget(tracing::dispatcher::set_default(&tracing::Dispatch::none()));
 }

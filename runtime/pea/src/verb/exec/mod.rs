@@ -32,7 +32,7 @@ use crate::pending::Pending;
 use crate::pidfd_socket::PidfdSocket;
 use crate::process::{Plan, connect};
 use crate::store::{Container, Record};
-use crate::sys::clone::Clone as Cloned;
+use crate::sys::clone::{Clone as Cloned, stop_listening};
 use crate::sys::process;
 use crate::verb::create::join_keyring;
 use crate::verb::query;
@@ -145,6 +145,7 @@ fn launch(prepared: Prepared, kept: &Kept) -> Result<i32, Error> {
     plan.adjust_oom_score()?;
     plan.affinity.apply_initial()?;
     join_keyring(&record.id)?;
+    stop_listening();
     door.enter()?;
     let (pid, pidfd) = match entry.fork()? {
         Cloned::Child => Inside { plan: &plan, inner: &inner, kept }.run(tell_status, go.map(|(wait, _)| wait)),
