@@ -24,7 +24,6 @@ mod uncontained;
 
 use std::path::PathBuf;
 
-#[allow(unused_imports)] // until `features` lists them
 pub use option::names as option_names;
 pub use plan::Plan;
 pub use root::Root;

@@ -112,7 +112,6 @@ const EFFECTS: [(&str, Effect); 64] = [
 ];
 
 /// All words of both tables, for the `features` verb.
-#[allow(dead_code)] // until `features` lists them
 pub fn names() -> Vec<&'static str> {
     EFFECTS.iter().map(|(word, _)| *word).chain(super::propagation::words()).collect()
 }

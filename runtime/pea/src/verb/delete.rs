@@ -88,9 +88,9 @@ fn end_abandoned(container: &Container) {
     }
 }
 
-/// Ends what lives of the container and removes its cgroup, with the unit of systemd that it belongs to. An exec that had found the container alive may join the
-/// cgroup after the others were killed; it is killed like them, and as no further exec finds a live container, the
-/// rounds come to an end.
+/// Ends what lives of the container and removes its cgroup, with the unit of systemd that it belongs to. An exec that
+/// had found the container alive may join the cgroup after the others were killed; it is killed like them, and as no
+/// further exec finds a live container, the rounds come to an end.
 fn empty(record: &Record) -> Result<(), Error> {
     let deadline = Instant::now() + END_DEADLINE;
     loop {

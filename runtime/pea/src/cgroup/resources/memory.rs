@@ -133,7 +133,6 @@ fn swap_alone(memory: &LinuxMemory) -> Result<Option<i64>, Error> {
 
 /// Refuses, when the caller wants that, a limit below what is in use, which would have the kernel end a process of the
 /// container. (A v1 controller refuses by itself.)
-#[allow(dead_code)] // until there is an update
 pub fn check_before_update(memory: &LinuxMemory, target: Target<'_>) -> Result<(), Error> {
     let limit = given(memory.limit()).and_then(|limit| u64::try_from(limit).ok());
     let (Some(limit), Some(true)) = (limit, memory.check_before_update()) else { return Ok(()) };

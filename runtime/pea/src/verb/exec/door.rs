@@ -79,14 +79,14 @@ pub fn open(init: Init) -> Result<Option<Opened>, Error> {
     let Ok(own) = openat(&proc, init.pid.to_string().as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) else {
         return Ok(None);
     };
-    let opened = Of { dir: own.as_fd(), init }.open();
-    match opened {
-        Ok(Some((door, watch, cgroup_namespace, cgroup))) => {
-            Ok(Some(Opened { door, watch, cgroup_namespace, proc, cgroup }))
-        }
+    let of = Of { dir: own.as_fd(), init };
+    let Ok(stat) = of.file("stat", OFlag::O_RDONLY) else { return Ok(None) };
+    let watch = Watch { init, stat: stat.into() };
+    match of.open(&watch) {
+        Ok(Some((door, cgroup_namespace, cgroup))) => Ok(Some(Opened { door, watch, cgroup_namespace, proc, cgroup })),
         Ok(None) => Ok(None),
-        // Where it went away meanwhile, that is why.
-        Err(_) if !init.is_alive() => Ok(None),
+        // An init on its way out is alive for a while yet, but without namespaces and root: that is why.
+        Err(_) if watch.is_ending() => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -97,14 +97,12 @@ struct Of<'a> {
     init: Init,
 }
 
-type Parts = (Door, Watch, Option<OwnedFd>, String);
+type Parts = (Door, Option<OwnedFd>, String);
 
 impl Of<'_> {
-    fn open(&self) -> Result<Option<Parts>, Error> {
+    fn open(&self, watch: &Watch) -> Result<Option<Parts>, Error> {
         let failed =
             |what: &'static str| move |error: nix::Error| Error::io(format!("open the container's {what}"), error);
-        let watch =
-            Watch { init: self.init, stat: self.file("stat", OFlag::O_RDONLY).map_err(failed("state"))?.into() };
         // It is that very process, and if it is still there then the pidfd is its, too.
         let pidfd =
             process::pidfd_open(self.init.pid).map_err(|error| Error::io("open the container's init", error))?;
@@ -120,7 +118,7 @@ impl Of<'_> {
         let cgroup = self.file("cgroup", OFlag::O_RDONLY).map_err(failed("cgroup"))?;
         let cgroup =
             io::read_to_string(File::from(cgroup)).map_err(|error| Error::io("read the container's cgroup", error))?;
-        Ok(Some((Door { init: self.init, pidfd, namespaces, root }, watch, cgroup_namespace, cgroup)))
+        Ok(Some((Door { init: self.init, pidfd, namespaces, root }, cgroup_namespace, cgroup)))
     }
 
     fn file(&self, name: &str, flags: OFlag) -> nix::Result<OwnedFd> {
