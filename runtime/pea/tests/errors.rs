@@ -121,7 +121,10 @@ fn two_domain_names_are_refused() {
     let mut bundle = Bundle::idle();
     bundle.spec["domainname"] = json!("one");
     bundle.spec["linux"]["sysctl"] = json!({"kernel.domainname": "two"});
-    fails(&bundle, &["domainname", "kernel.domainname"]);
+    fails(&bundle, &["domainname", "\"one\"", "\"two\""]);
+    bundle.spec["linux"]["sysctl"] = json!({"kernel.domainname": "one"});
+    bundle.spec["process"]["args"] = json!(["cat", "/proc/sys/kernel/domainname"]);
+    assert_eq!(bundle.output(), "one");
 }
 
 #[test]

@@ -119,9 +119,12 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     if !uts && (spec.hostname().is_some() || spec.domainname().is_some()) {
         return Err(Error::spec("config.json: hostname: needs a namespace of type \"uts\""));
     }
-    let sysctl = linux.sysctl().iter().flat_map(|sysctl| sysctl.keys());
-    if spec.domainname().is_some() && sysctl.map(String::as_str).any(|name| DOMAINNAME.contains(&name)) {
-        return Err(Error::spec("config.json: domainname: linux.sysctl sets kernel.domainname, too"));
+    let set = |name: &&str| linux.sysctl().as_ref().and_then(|sysctl| sysctl.get(*name));
+    if let Some(domainname) = spec.domainname()
+        && let Some(other) = DOMAINNAME.iter().find_map(set).filter(|other| *other != domainname)
+    {
+        let text = format!("config.json: domainname: {domainname:?}, but linux.sysctl says {other:?}");
+        return Err(Error::spec(text));
     }
     for (index, namespace) in namespaces.iter().enumerate() {
         if namespaces[..index].iter().any(|earlier| earlier.typ() == namespace.typ()) {
