@@ -64,17 +64,16 @@ impl Watch {
     }
 }
 
-/// What [`open`] found: the door, what is kept inside, a watch over the init, and its /proc/PID/cgroup.
+/// What [`open`] found: the door, what is kept inside, and the init's /proc/PID/cgroup.
 pub struct Opened {
     pub door: Door,
-    pub watch: Watch,
     pub cgroup_namespace: Option<OwnedFd>,
     pub proc: File,
     pub cgroup: String,
 }
 
 /// Opens all there is to open of a container's init; `None` when it has ended.
-pub fn open(init: Init) -> Result<Option<Opened>, Error> {
+pub fn open(init: Init) -> Result<Option<(Opened, Watch)>, Error> {
     let proc = open_dir(Path::new("/proc")).map_err(|error| Error::io("open /proc", error))?;
     let Ok(own) = openat(&proc, init.pid.to_string().as_str(), OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()) else {
         return Ok(None);
@@ -83,7 +82,9 @@ pub fn open(init: Init) -> Result<Option<Opened>, Error> {
     let Ok(stat) = of.file("stat", OFlag::O_RDONLY) else { return Ok(None) };
     let watch = Watch { init, stat: stat.into() };
     match of.open(&watch) {
-        Ok(Some((door, cgroup_namespace, cgroup))) => Ok(Some(Opened { door, watch, cgroup_namespace, proc, cgroup })),
+        Ok(Some((door, cgroup_namespace, cgroup))) => {
+            Ok(Some((Opened { door, cgroup_namespace, proc, cgroup }, watch)))
+        }
         Ok(None) => Ok(None),
         // An init on its way out is alive for a while yet, but without namespaces and root: that is why.
         Err(_) if watch.is_ending() => Ok(None),

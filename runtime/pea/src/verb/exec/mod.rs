@@ -36,7 +36,7 @@ use crate::sys::clone::{Clone as Cloned, stop_listening};
 use crate::sys::process;
 use crate::verb::create::join_keyring;
 use crate::verb::query;
-use door::{Door, Inner, Opened, Watch};
+use door::{Door, Inner, Opened};
 use inside::Inside;
 
 /// Begins the execution in a helper child. Without a template the helper reads it.
@@ -85,8 +85,9 @@ impl Request {
     fn run(mut self, kept: Kept) -> Result<i32, Error> {
         let record = self.container.record()?;
         let plan = self.plan()?;
-        let (prepared, watch) = self.open(record, plan)?;
-        launch(prepared, &kept).map_err(|error| {
+        let init = record.init.ok_or_else(|| self.not_running())?;
+        let (opened, watch) = door::open(init)?.ok_or_else(|| self.not_running())?;
+        self.prepare(record, plan, opened).and_then(|prepared| launch(prepared, &kept)).map_err(|error| {
             // What fails in a container that is coming to its end fails for that, wherever it showed.
             if error.kind() == ErrorKind::Internal && watch.is_ending() { self.not_running() } else { error }
         })
@@ -115,22 +116,19 @@ impl Request {
         Ok(plan)
     }
 
-    fn open(&self, record: Record, plan: Plan) -> Result<(Prepared, Watch), Error> {
-        let init = record.init.ok_or_else(|| self.not_running())?;
-        let Opened { door, watch, cgroup_namespace, proc, cgroup } =
-            door::open(init)?.ok_or_else(|| self.not_running())?;
+    fn prepare(&self, record: Record, plan: Plan, opened: Opened) -> Result<Prepared, Error> {
+        let Opened { door, cgroup_namespace, proc, cgroup } = opened;
         if !self.ignore_paused && cgroup::is_frozen(&record.cgroup) {
             let id = self.container.id();
             let text =
                 format!("container \"{id}\": cannot exec in a paused container (use --ignore-paused to override)");
             return Err(Error::new(ErrorKind::InvalidState, text));
         }
-        let entry = Entry::open(&record.cgroup, record.unit.as_ref(), &self.subgroups, &cgroup)
-            .map_err(|error| if watch.is_ending() { self.not_running() } else { error })?;
+        let entry = Entry::open(&record.cgroup, record.unit.as_ref(), &self.subgroups, &cgroup)?;
         let console = self.console_socket.as_ref().filter(|_| plan.terminal).map(|path| connect(path)).transpose()?;
         let pidfd_socket = self.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;
         let inner = Inner { cgroup_namespace, proc, console };
-        Ok((Prepared { record, plan, door, inner, entry, pidfd_socket }, watch))
+        Ok(Prepared { record, plan, door, inner, entry, pidfd_socket })
     }
 }
 
