@@ -145,3 +145,29 @@ fn a_user_namespaces_root_owns_its_cgroup() {
     testkit::run(&mut on_v2(&bundle.pea(&["delete", "--force", &bundle.id])));
     bundle.assert_nothing_left();
 }
+
+/// As in a container whose filter of system calls is older than clone3.
+#[test]
+fn without_clone3_a_process_gets_into_its_cgroup_all_the_same() {
+    for error in ["ENOSYS", "EPERM"] {
+        let refusing = |command: &Command| {
+            let mut strace = Command::new("strace");
+            let inject = format!("inject=clone3:error={error}");
+            strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=clone3", "-e", &inject]);
+            strace.arg(command.get_program()).args(command.get_args()).current_dir(command.get_current_dir().unwrap());
+            strace
+        };
+        let script = "cat /proc/self/cgroup; readlink /proc/self";
+        let mut bundle = Bundle::shell(script);
+        let namespaces = bundle.spec["linux"]["namespaces"].as_array_mut().unwrap();
+        namespaces.retain(|namespace| namespace["type"] != "cgroup");
+        let ran = testkit::output(&mut on_v2(&refusing(&bundle.pea(&["run", &bundle.id]))));
+        assert!(ran.lines().any(|line| line == format!("0::/{}", bundle.id)) && ran.ends_with('1'), "{ran}");
+        bundle.spec["process"]["args"] = json!(["sleep", "1000"]);
+        start_on_v2(&bundle);
+        let mut exec = bundle.pea(&["exec", &bundle.id, "sh", "-c", script]);
+        let executed = testkit::output(&mut on_v2(&refusing(&mut exec)));
+        assert!(executed.lines().any(|line| line == format!("0::/{}", bundle.id)), "{executed}");
+        testkit::run(&mut on_v2(&bundle.pea(&["delete", "--force", &bundle.id])));
+    }
+}

@@ -7,6 +7,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Component, Path, PathBuf};
 
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use super::systemd::{Unit, Visit};
@@ -180,11 +182,13 @@ impl Entry {
             match clone3(0, Some(door.file.as_fd()), false) {
                 Err(error) if takes_none(&error) => {}
                 Err(error) if self.is_later_possible(&error) => return self.fork_for_later(),
+                Err(error) if clone::is_refused(&error) => return fork_inside(door),
                 made => return made.map_err(|error| failed(Some(&door.dir), error)),
             }
         }
         match clone3(0, Some(last.file.as_fd()), false) {
             Err(error) if self.is_later_possible(&error) => self.fork_for_later(),
+            Err(error) if clone::is_refused(&error) => fork_inside(last),
             made => made.map_err(|error| failed(Some(&last.dir), error)),
         }
     }
@@ -234,6 +238,15 @@ impl Entry {
         }
         Ok(())
     }
+}
+
+/// Makes a child in that cgroup where clone3 is not to be had: we go there first, and stay.
+fn fork_inside(door: &Door) -> Result<clone::Clone, Error> {
+    let joined = openat(&door.file, "cgroup.procs", OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty())
+        .map_err(io::Error::from)
+        .and_then(|procs| File::from(procs).write_all(b"0"));
+    joined.map_err(|error| Error::io(format!("join cgroup {}", door.dir.display()), error))?;
+    clone3(0, None, false).map_err(|error| Error::io("make a process", error))
 }
 
 /// The deepest cgroup that both are in.

@@ -116,7 +116,9 @@ fn bear(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, ours: &Channel, theirs: &Ch
         clone3(namespaces, cgroup, sibling)
             .or_else(|error| match error.raw_os_error() {
                 // Not directly into that cgroup: it is placed there as soon as it is there.
-                Some(libc::EACCES | libc::EBUSY | libc::EOPNOTSUPP) if cgroup.is_some() => {
+                Some(libc::EACCES | libc::EBUSY | libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM)
+                    if cgroup.is_some() =>
+                {
                     clone3(namespaces, None, sibling)
                 }
                 _ => Err(error),

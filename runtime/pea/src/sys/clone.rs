@@ -36,6 +36,10 @@ struct Arguments {
 /// In the child nobody listens; see [`stop_listening`].
 ///
 /// The caller has made sure that this process has one thread.
+///
+/// # Errors
+///
+/// clone3(2)'s. Where that call is not to be had, which a cgroup needs, [`is_refused`] says so of the error.
 pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> io::Result<Clone> {
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
     let mut pidfd: libc::c_int = -1;
@@ -55,7 +59,15 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) ->
     }
     // SAFETY: without CLONE_VM and with no stack given the child goes on with a copy of all memory, as after fork(2);
     // with a single thread no lock is held by anybody else. The arguments and `pidfd` outlive the call.
-    match check(unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of::<Arguments>()) })? {
+    let made = match check(unsafe { libc::syscall(libc::SYS_clone3, &arguments, size_of::<Arguments>()) }) {
+        Err(error) if cgroup.is_none() && is_refused(&error) => {
+            let flags = arguments.flags | arguments.exit_signal;
+            // SAFETY: as above; the third argument is where the pidfd goes, on every architecture we build for.
+            check(unsafe { libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0) })?
+        }
+        made => made?,
+    };
+    match made {
         0 => {
             stop_listening();
             Ok(Clone::Child)
@@ -68,4 +80,10 @@ pub fn clone3(namespaces: u64, cgroup: Option<BorrowedFd<'_>>, sibling: bool) ->
 /// log means another file.
 pub fn stop_listening() {
     std::mem::forget(tracing::dispatcher::set_default(&tracing::Dispatch::none()));
+}
+
+/// Whether clone3 itself may be what is refused: filters of system calls that do not know it, or cannot look into its
+/// arguments, answer so, and so within other containers.
+pub fn is_refused(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM))
 }
