@@ -1,4 +1,4 @@
-//! A container cannot reach the runtime's own binary.
+//! A container cannot reach the runtime's own binary, nor the machine through what the runtime holds open.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -39,4 +39,36 @@ fn the_init_runs_from_a_file_that_cannot_be_written() {
     wait("the attempt", || said.exists());
     let said = fs::read_to_string(said).unwrap();
     assert!(said.trim().ends_with("Read-only file system"), "{said}");
+}
+
+/// Whatever number the runtime's descriptors of the machine have while a process is set up, no path leads through them.
+#[test]
+fn no_path_leads_through_the_runtimes_descriptors() {
+    let mut bundle = Bundle::running();
+    let rootfs = bundle.rootfs();
+    let rootfs = rootfs.to_str().unwrap();
+    let path = bundle.path().to_owned();
+    fs::copy(rootfs.to_owned() + "/bin/busybox", path.join("cat")).unwrap();
+    fs::write(path.join("secret"), "secret").unwrap();
+    let numbers = 3..12;
+    for number in numbers.clone() {
+        // From the machine's /proc to its root. The directory is the container's own, but on the machine's mount.
+        let cwd = format!("/proc/self/fd/{number}/..{rootfs}/etc");
+        let said = testkit::attempt(&mut bundle.pea(&["exec", "--cwd", &cwd, &bundle.id, "cat", "../../secret"]));
+        assert!(!said.status.success() && said.stdout.is_empty(), "{cwd}: {said:?}");
+        let program = format!("/proc/self/fd/{number}/..{}/cat", path.display());
+        let said = testkit::attempt(&mut bundle.pea(&["exec", &bundle.id, &program, "/etc/passwd"]));
+        assert!(!said.status.success() && said.stdout.is_empty(), "{program}: {said:?}");
+    }
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.spec["root"]["readonly"] = json!(false);
+    bundle.spec["process"]["args"] = json!(["cat", "../../secret"]);
+    for number in numbers {
+        for (start, dir) in [("", path.join("made")), ("/..", path.join("made")), ("/..", path.join("rootfs/etc"))] {
+            bundle.spec["process"]["cwd"] = json!(format!("/proc/self/fd/{number}{start}{}", dir.display()));
+            let said = bundle.run();
+            assert!(!said.status.success() && said.stdout.is_empty(), "{}: {said:?}", bundle.spec["process"]["cwd"]);
+            assert!(!path.join("made").exists(), "{}", bundle.spec["process"]["cwd"]);
+        }
+    }
 }

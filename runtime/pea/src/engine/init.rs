@@ -1,8 +1,7 @@
 //! The container's init, from its birth to the user's program.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
@@ -20,7 +19,7 @@ use super::sync::{Channel, Message};
 use crate::error::{Error, ErrorKind};
 use crate::hooks;
 use crate::process::{Launch, confine, open_console, reopen_null};
-use crate::rootfs::{Context, Root, Sources};
+use crate::rootfs::{Context, Root, Sources, make_directory};
 use crate::state::{State, Status};
 use crate::sys;
 use crate::sys::process;
@@ -267,7 +266,7 @@ fn set_names(init: &mut Init<'_>) -> Result<(), Error> {
 fn make_working_directory(init: &mut Init<'_>) -> Result<(), Error> {
     let path = &init.build.plan.process.cwd;
     if path != Path::new("/") {
-        let _ = DirBuilder::new().recursive(true).mode(0o755).create(path);
+        let _ = make_directory(path);
     }
     Ok(())
 }

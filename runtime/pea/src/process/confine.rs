@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat, readlinkat};
 use nix::sys::stat::{Mode, fstat, major, minor, umask};
-use nix::unistd::{Gid, Uid, chdir, execve, fchown, getcwd, setgroups, setresgid, setresuid};
+use nix::unistd::{Gid, Uid, execve, fchown, setgroups, setresgid, setresuid};
 
 use super::capability::{self, SYS_ADMIN, Sets};
 use super::memory::MemoryPolicy;
@@ -16,6 +16,7 @@ use super::plan::{Limit, Plan};
 use super::scheduler::{self, IoPriority};
 use super::{home, lookup};
 use crate::error::{Error, ErrorKind};
+use crate::rootfs::{enter_directory, make_directory};
 use crate::seccomp::{Filter, Notice};
 use crate::sys::capability as kernel;
 use crate::sys::process;
@@ -128,10 +129,10 @@ fn enter_cwd(init: &mut Init) -> Result<(), Error> {
     }
     let path = &init.plan.cwd;
     let root = Uid::effective().is_root();
-    let mut entered = chdir(path);
+    let mut entered = enter_directory(path);
     if entered == Err(Errno::ENOENT) && init.plan.make_cwd && root {
-        fs::create_dir_all(path).map_err(|error| Error::io(format!("make directory {}", path.display()), error))?;
-        entered = chdir(path);
+        make_directory(path).map_err(|error| Error::io(format!("make directory {}", path.display()), error))?;
+        entered = enter_directory(path);
     }
     match entered {
         Ok(()) => init.inside_cwd = true,
@@ -143,8 +144,8 @@ fn enter_cwd(init: &mut Init) -> Result<(), Error> {
 
 /// A directory that was reached through a descriptor from outside shows here (the class of CVE-2024-21626).
 fn check_cwd(_: &mut Init) -> Result<(), Error> {
-    match getcwd() {
-        Ok(path) if path.is_absolute() => Ok(()),
+    match process::is_inside_root() {
+        Ok(true) => Ok(()),
         _ => Err(Error::spec("process.cwd: this is outside of the container's root")),
     }
 }

@@ -5,12 +5,13 @@
 //! it, magic links of procfs are refused), and what is done next is done to the descriptor it returned.
 
 use std::ffi::OsString;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, OpenHow, ResolveFlag, open, openat, openat2, readlinkat};
 use nix::sys::stat::{Mode, SFlag, mkdirat, mknodat};
+use nix::unistd::fchdir;
 
 /// How often a lookup is tried again that raced with a rename somewhere on its way (openat2(2), EAGAIN).
 const ATTEMPTS: usize = 128;
@@ -156,6 +157,20 @@ pub fn own_root() -> nix::Result<OwnedFd> {
     directory(Path::new("/"))
 }
 
+/// Makes the directory at `path`, beneath the process's own root, its working directory.
+///
+/// No magic link of procfs is followed: until its program runs, a process on its way into the container has descriptors of
+/// the machine, and a path like `/proc/self/fd/3` leads to them (the class of CVE-2024-21626).
+pub fn enter(path: &Path) -> nix::Result<()> {
+    let dir = open_in(own_root()?.as_fd(), path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    fchdir(dir)
+}
+
+/// Makes what is missing of a directory of the process's own root; see [`enter`] for what is not followed.
+pub fn make_directory(path: &Path) -> nix::Result<()> {
+    find_or_make(own_root()?.as_fd(), path, Missing::Directory, Last::Follow).map(drop)
+}
+
 /// For paths of the machine, which are absolute.
 pub fn anywhere() -> BorrowedFd<'static> {
     AT_FDCWD
@@ -177,7 +192,6 @@ pub fn normal(path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use std::fs;
-    use std::os::fd::AsFd;
     use std::os::unix::fs::{MetadataExt, symlink};
 
     use super::*;

@@ -24,6 +24,7 @@ mod uncontained;
 
 use std::path::PathBuf;
 
+pub use beneath::{enter as enter_directory, make_directory};
 pub use option::names as option_names;
 pub use plan::Plan;
 pub use root::Root;

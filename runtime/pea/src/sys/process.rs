@@ -162,6 +162,16 @@ pub fn join_session_keyring(name: &CStr) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_SETPERM, key, PERMISSIONS) }).map(drop)
 }
 
+/// Whether the working directory is one that its path leads to from this process's root (getcwd(2)).
+///
+/// The libraries do not say: where the kernel answers "(unreachable)", they may search for a path by themselves, and find one.
+pub fn is_inside_root() -> io::Result<bool> {
+    let mut path = [0_u8; libc::PATH_MAX as usize];
+    // SAFETY: the kernel writes no more than the length it is told.
+    check(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
+    Ok(path[0] == b'/')
+}
+
 /// Sets the execution domain (personality(2)).
 pub fn set_personality(domain: libc::c_ulong) -> io::Result<()> {
     // SAFETY: plain integer.

@@ -24,7 +24,7 @@ pub struct Inside<'a> {
 impl Inside<'_> {
     /// Becomes the program, or says in `status` why not. With `go` it waits until there is something to read there.
     pub fn run(&self, mut status: File, go: Option<File>) -> ! {
-        let ready = self.close(&status, go.as_ref()).and_then(|()| wait(go)).and_then(|()| self.set_up());
+        let ready = self.close(&status, go.as_ref()).and_then(|()| wait(go)).and_then(|()| self.set_up(&status));
         let error = match ready {
             Ok(launch) => launch.run(),
             Err(error) => error,
@@ -52,7 +52,7 @@ impl Inside<'_> {
         sys::close_all_from(3 + self.kept.preserve, &keep).map_err(|error| Error::io("close descriptors", error))
     }
 
-    fn set_up(&self) -> Result<Launch, Error> {
+    fn set_up(&self, status: &File) -> Result<Launch, Error> {
         if let Some(namespace) = &self.inner.cgroup_namespace {
             setns(namespace, CloneFlags::CLONE_NEWCGROUP)
                 .map_err(|error| Error::io("join the container's cgroup namespace", error))?;
@@ -62,7 +62,9 @@ impl Inside<'_> {
             open_console(socket.as_fd(), self.plan.console_size)?;
         }
         let launch = confine(self.plan, self.inner.proc.as_fd())?;
-        sys::close_on_exec_from(3 + self.kept.preserve).map_err(|error| Error::io("close descriptors", error))?;
+        // Closed by the execve would be too late: the program's path could lead through them to the machine's programs.
+        let keep: Vec<RawFd> = launch.descriptors().into_iter().chain([status.as_raw_fd()]).collect();
+        sys::close_all_from(3 + self.kept.preserve, &keep).map_err(|error| Error::io("close descriptors", error))?;
         Ok(launch)
     }
 }
