@@ -153,14 +153,20 @@ impl Entry {
         of_init: &str,
     ) -> Result<Self, Error> {
         let wanted = subgroups.wanted(hierarchy, path);
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = hierarchy.member_of(&own);
+        if wanted.is_none() && own.is_some() && own == hierarchy.member_of(of_init) {
+            // Of a container that has none of its own.
+            return Ok(Self::default());
+        }
         let born_in = doors(hierarchy, path, wanted, of_init, open_dir)?;
         let mut entry = Self { born_in, ..Self::default() };
         let is_ours = |dir: &Path| fs::metadata(dir).is_ok_and(|found| found.uid() == geteuid().as_raw());
         if !is_ours(&hierarchy.dir(path)) {
-            entry.moved_to.push(doors(hierarchy, path, wanted, of_init, open_procs)?);
+            // Where it cannot be opened nothing is lost: being born there is still to be tried.
+            entry.moved_to.extend(doors(hierarchy, path, wanted, of_init, open_procs));
         }
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let own = hierarchy.member_of(&own).unwrap_or_default();
+        let own = own.unwrap_or_default();
         if let Some(unit) = unit.filter(|unit| unit.user && !is_ours(&hierarchy.dir(&common(&own, path)))) {
             entry.systemd = Some(RefCell::new(Visit::open(unit, hierarchy.dir(path))?));
         }
