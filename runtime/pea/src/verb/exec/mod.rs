@@ -124,9 +124,7 @@ impl Request {
                 format!("container \"{id}\": cannot exec in a paused container (use --ignore-paused to override)");
             return Err(Error::new(ErrorKind::InvalidState, text));
         }
-        let entry = Entry::open(&record.cgroup, record.unit.as_ref(), &self.subgroups, &cgroup);
-        // The cgroup of a container that has ended may be gone.
-        let entry = entry.map_err(|error| if watch.is_ending() { self.not_running() } else { error })?;
+        let entry = Entry::open(&record.cgroup, record.unit.as_ref(), &self.subgroups, &cgroup)?;
         let console = self.console_socket.as_ref().filter(|_| plan.terminal).map(|path| connect(path)).transpose()?;
         let pidfd_socket = self.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;
         let inner = Inner { cgroup_namespace, proc, console };
