@@ -6,7 +6,7 @@ mod common;
 use std::fs;
 use std::process::Command;
 
-use common::{Bundle, stderr};
+use common::{Bundle, stderr, stdout};
 use serde_json::{Value, json};
 
 /// `pea create` must fail, with each of the phrases in its one line.
@@ -134,6 +134,21 @@ fn a_capability_nobody_knows_is_a_warning() {
     let done = testkit::attempt(&mut bundle.pea(&["run", &bundle.id]));
     assert_eq!(stderr(&done), "pea: warning: ignoring unknown or unavailable capabilities: [CAP_NONE]");
     assert!(done.status.success());
+}
+
+#[test]
+fn a_capability_that_cannot_be_given_is_a_warning() {
+    let mut bundle = Bundle::new(&["grep", "-E", "Cap(Inh|Prm|Bnd)", "/proc/self/status"]);
+    let both = json!(["CAP_KILL", "CAP_SYS_BOOT"]);
+    bundle.spec["process"]["capabilities"] =
+        json!({"bounding": both, "effective": both, "permitted": both, "inheritable": both});
+    let pea = bundle.pea(&["run", &bundle.id]);
+    let mut command = Command::new("setpriv");
+    command.args(["--bounding-set", "-sys_boot"]).arg(pea.get_program()).args(pea.get_args());
+    let done = testkit::attempt(command.current_dir(bundle.path()));
+    assert_eq!(stderr(&done), "pea: warning: ignoring unknown or unavailable capabilities: [CAP_SYS_BOOT]");
+    let kill = "0000000000000020";
+    assert_eq!(stdout(&done).trim(), format!("CapInh:\t{kill}\nCapPrm:\t{kill}\nCapBnd:\t{kill}"));
 }
 
 #[test]

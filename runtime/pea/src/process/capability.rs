@@ -85,6 +85,26 @@ impl Sets {
     }
 }
 
+impl Sets {
+    /// What of it a process can give itself that has the permitted set `held`. The bounding set only takes away.
+    pub fn granted_by(self, held: u64) -> Self {
+        Self {
+            bounding: self.bounding,
+            effective: self.effective & held,
+            permitted: self.permitted & held,
+            inheritable: self.inheritable & held,
+            ambient: self.ambient & held,
+        }
+    }
+}
+
+/// The names in any of the sets that a process with the permitted set `held` cannot grant.
+pub fn not_granted_by(held: u64, given: &LinuxCapabilities) -> impl Iterator<Item = String> {
+    let Sets { bounding: _, effective, permitted, inheritable, ambient } = Sets::new(Some(given));
+    let missing = (effective | permitted | inheritable | ambient) & !held;
+    NAMES.iter().zip(0..).filter(move |(_, number)| missing & (1 << number) != 0).map(|(name, _)| format!("CAP_{name}"))
+}
+
 fn bits(set: Option<&Capabilities>) -> u64 {
     set.into_iter().flatten().filter_map(|each| number(&each.to_string())).fold(0, |bits, number| bits | 1 << number)
 }
@@ -118,5 +138,7 @@ mod tests {
         let sets = Sets::new(Some(&given));
         assert_eq!(sets, Sets { permitted: 0b10_0001, ..Sets::default() });
         assert_eq!(Sets::new(None), Sets::default());
+        assert_eq!(sets.granted_by(0b1), Sets { permitted: 0b1, ..Sets::default() });
+        assert_eq!(not_granted_by(0b1, &given).collect::<Vec<_>>(), ["CAP_KILL"]);
     }
 }

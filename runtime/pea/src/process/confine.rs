@@ -26,6 +26,8 @@ struct Init<'a> {
     plan: &'a Plan,
     /// The machine's /proc; the container's own could be anything.
     proc: BorrowedFd<'a>,
+    /// Those asked for, as far as there are any to give: the specification wants a warning of others, not a failure.
+    capabilities: Sets,
     inside_cwd: bool,
 }
 
@@ -52,7 +54,8 @@ const STEPS: [(&str, Step); 15] = [
 
 /// Does everything but to install the seccomp filter and to execute the program, which is looked up.
 pub fn confine(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Launch, Error> {
-    let mut init = Init { plan, proc, inside_cwd: false };
+    let held = kernel::permitted().map_err(|error| Error::io("read the capabilities", error))?;
+    let mut init = Init { plan, proc, capabilities: plan.capabilities.granted_by(held), inside_cwd: false };
     for (name, step) in STEPS {
         step(&mut init).map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))?;
     }
@@ -64,7 +67,7 @@ pub fn confine(plan: &Plan, proc: BorrowedFd<'_>) -> Result<Launch, Error> {
         program: lookup::program(plan)?,
         args: plan.args.clone(),
         env,
-        capabilities: plan.capabilities,
+        capabilities: init.capabilities,
         no_new_privileges: plan.no_new_privileges,
         filter: plan.filter.clone(),
         notice: plan.listener.as_ref().map(|listener| listener.notice(own_pid(proc)?)).transpose()?,
@@ -210,14 +213,12 @@ fn set_no_new_privs(init: &mut Init) -> Result<(), Error> {
 
 /// Exactly the sets given; only the right to install the filter stays for as long as it is needed.
 fn set_capabilities(init: &mut Init) -> Result<(), Error> {
-    let sets = init.plan.capabilities;
-    let known =
-        |bits: u64| capability::numbers(bits).filter(|number| kernel::exists(*number)).fold(0, |all, n| all | 1 << n);
+    let sets = init.capabilities;
     let keep = if init.plan.filter.is_some() && !init.plan.no_new_privileges { SYS_ADMIN } else { 0 };
-    kernel::set(known(sets.effective) | keep, known(sets.permitted) | keep, known(sets.inheritable))
+    kernel::set(sets.effective | keep, sets.permitted | keep, sets.inheritable)
         .map_err(|error| Error::io("capset", error))?;
     kernel::clear_ambient().map_err(|error| Error::io("clear the ambient set", error))?;
-    for number in capability::numbers(known(sets.ambient)) {
+    for number in capability::numbers(sets.ambient) {
         match kernel::raise_ambient(number) {
             // Not permitted, or not inheritable: then it is not held. Configurations as runc's own `spec` used to write
             // them have such ones.

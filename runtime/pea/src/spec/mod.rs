@@ -32,12 +32,25 @@ pub fn parse(text: &[u8], path: &Path) -> Result<Spec, Error> {
 
 /// Reads a caller's specification, and warns of what in it will not be granted.
 pub fn parse_given(text: &[u8], path: &Path) -> Result<Spec, Error> {
-    let (spec, unknown) = read(text, path)?;
+    let (spec, mut unknown) = read(text, path)?;
+    unknown.extend(unavailable(&spec));
     if !unknown.is_empty() {
         let names = unknown.into_iter().collect::<Vec<_>>().join(", ");
         tracing::warn!("ignoring unknown or unavailable capabilities: [{names}]");
     }
     Ok(spec)
+}
+
+/// The capabilities this process could not grant either. In a user namespace there are all.
+fn unavailable(spec: &Spec) -> Vec<String> {
+    let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default();
+    let capabilities = spec.process().as_ref().and_then(|process| process.capabilities().as_ref());
+    match (capabilities, crate::sys::capability::permitted()) {
+        (Some(given), Ok(held)) if namespaces.iter().all(|each| each.typ() != LinuxNamespaceType::User) => {
+            capability::not_granted_by(held, given).collect()
+        }
+        _ => Vec::new(),
+    }
 }
 
 fn read(text: &[u8], path: &Path) -> Result<(Spec, BTreeSet<String>), Error> {

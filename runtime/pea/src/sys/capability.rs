@@ -33,6 +33,15 @@ pub fn set(effective: u64, permitted: u64, inheritable: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_capset, &header, data.as_ptr()) }).map(drop)
 }
 
+/// The permitted set (capget(2)).
+pub fn permitted() -> io::Result<u64> {
+    let header = Header { version: VERSION_3, pid: 0 };
+    let mut data = [Half::default(); 2];
+    // SAFETY: version 3 means two halves, which is what `data` has room for.
+    check(unsafe { libc::syscall(libc::SYS_capget, &header, data.as_mut_ptr()) })?;
+    Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
+}
+
 /// Whether the kernel knows that capability (the bounding set can be read).
 pub fn exists(capability: u32) -> bool {
     // SAFETY: asks only.
