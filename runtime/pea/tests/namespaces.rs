@@ -43,6 +43,18 @@ fn join(bundle: &mut Bundle, kind: &str, path: &str) {
     }
 }
 
+/// In a mount namespace of pea's own, for a bug would take its root from everybody in it.
+#[test]
+fn whoever_is_in_a_joined_mount_namespace_keeps_his_root() {
+    let mut bundle = Bundle::shell("test -d /proc/1 && pwd");
+    join(&mut bundle, "mount", "/proc/self/ns/mnt");
+    let pea = bundle.pea(&["run", &bundle.id]);
+    let script = "\"$@\" && test -d \"$0\" && ! grep \"$0\" /proc/self/mountinfo";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", script]).arg(bundle.path()).arg(pea.get_program()).args(pea.get_args());
+    assert_eq!(testkit::output(command.current_dir(bundle.path())), "/");
+}
+
 #[test]
 fn namespaces_are_joined_by_path() {
     let holder = Holder::new(&["--net", "--uts", "--ipc"]);

@@ -11,8 +11,9 @@ use serde_json::json;
 
 /// In the container, whose process 1 is the init and has not executed the program yet: keeps the file that it runs from,
 /// and tries to open it for writing once nobody executes it any more (until then the kernel refuses anyway).
-const HOOK: &str = "exec 3</proc/1/exe; (until test -e /go; do :; done; : >>/proc/self/fd/3) 2>/said.new && echo opened \
-                    >>/said.new; mv /said.new /said";
+const HOOK: &str = "exec 3</proc/1/exe; until test -e /go; do :; done; \
+                    until (: >>/proc/self/fd/3) 2>/said.new && echo opened >>/said.new || ! grep -q busy /said.new; \
+                    do :; done; mv /said.new /said";
 
 #[test]
 fn the_init_runs_from_a_file_that_cannot_be_written() {

@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxNamespaceType, Mount as Given, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Mount as Given, Spec};
 
 use super::beneath::normal;
 use super::device::{self, Device};
@@ -142,7 +142,7 @@ pub struct Plan {
     /// The mapping of the container's user namespace, if it has one.
     pub(super) own: Mappings,
     pub(super) user_namespace: bool,
-    /// Without one, the mounts are made on the machine.
+    /// Without a new one, the mounts are made where others see them, and the root is nobody else's to lose.
     pub(super) mount_namespace: bool,
 }
 
@@ -163,8 +163,7 @@ impl Plan {
         let dev = mounts.iter().rfind(|mount| mount.destination == Path::new("/dev"));
         let bound_dev = dev.is_some_and(|mount| matches!(mount.kind, Kind::Bind { .. }));
         let rootfs = rootfs(&bundle.join(root.path()))?;
-        let mut namespaces = linux.namespaces().iter().flatten();
-        let mount_namespace = namespaces.any(|each| each.typ() == LinuxNamespaceType::Mount);
+        let mount_namespace = linux.namespaces().iter().flatten().any(is_new_mount_namespace);
         if rootfs == Path::new("/") && !mount_namespace {
             return Err(Error::spec("config.json: root.path: / needs a namespace of type \"mount\""));
         }
@@ -189,7 +188,7 @@ impl Plan {
         })
     }
 
-    /// Whether the container has a mount namespace of its own.
+    /// Whether a mount namespace is made for the container.
     pub fn mount_namespace(&self) -> bool {
         self.mount_namespace
     }
@@ -212,6 +211,12 @@ impl Plan {
         let private = self.propagation.is_some_and(Propagation::is_private);
         Propagation { kind: if private { libc::MS_PRIVATE } else { libc::MS_SLAVE }, recursive: true }
     }
+}
+
+/// One that is joined is like none: whoever lives there must keep his root (pivot_root(2) takes it from all).
+fn is_new_mount_namespace(namespace: &LinuxNamespace) -> bool {
+    let joined = namespace.path().as_ref().is_some_and(|path| !path.as_os_str().is_empty());
+    namespace.typ() == LinuxNamespaceType::Mount && !joined
 }
 
 fn rootfs(path: &Path) -> Result<PathBuf, Error> {

@@ -129,7 +129,8 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     check_process(process).map_err(|error| Error::spec(format!("config.json: {error}")))?;
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
     let uts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
-    if !uts && (spec.hostname().is_some() || spec.domainname().is_some()) {
+    let named = |name: &Option<String>| name.as_deref().is_some_and(|name| !name.is_empty());
+    if !uts && (named(spec.hostname()) || named(spec.domainname())) {
         return Err(Error::spec("config.json: hostname: needs a namespace of type \"uts\""));
     }
     let set = |name: &&str| linux.sysctl().as_ref().and_then(|sysctl| sysctl.get(*name));
