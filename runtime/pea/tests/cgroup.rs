@@ -280,14 +280,39 @@ fn groups_made_inside_are_removed_with_the_container() {
 }
 
 #[test]
-fn a_cgroup_in_use_is_not_taken() {
-    let bundle = Bundle::running();
-    let mut other = Bundle::idle();
-    other.spec["linux"]["cgroupsPath"] = json!(format!("/{}", bundle.id));
-    let done = other.run();
-    assert_eq!(done.status.code(), Some(1));
-    assert!(stderr(&done).contains("is in use by processes"), "{done:?}");
-    assert_eq!(bundle.status(), "running");
+fn a_nested_cgroup_goes_with_what_was_made_above_it() {
+    let mut bundle = Bundle::idle();
+    bundle.spec["linux"]["cgroupsPath"] = json!(format!("/{}/a/b", bundle.id));
+    bundle.start_up();
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.assert_nothing_left();
+    let levels: Vec<PathBuf> = common::hierarchies().iter().map(|hierarchy| hierarchy.join(&bundle.id)).collect();
+    levels.iter().for_each(|level| fs::create_dir(level).unwrap());
+    bundle.start_up();
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    // Fails unless it is there, and empty.
+    levels.iter().for_each(|level| fs::remove_dir(level).unwrap());
+}
+
+#[test]
+fn containers_that_end_do_not_disturb_those_made_beside_them() {
+    let parent = Bundle::new(&[]);
+    for _ in 0..3 {
+        let mut bundles: Vec<Bundle> = (0..6).map(|_| Bundle::new(&["true"])).collect();
+        for bundle in &mut bundles {
+            bundle.spec["linux"]["cgroupsPath"] = json!(format!("/{}/a/{}", parent.id, bundle.id));
+        }
+        let run = |bundle: &Bundle| bundle.pea(&["run", &bundle.id]).stderr(Stdio::piped()).spawn().unwrap();
+        for child in bundles.iter().map(run).collect::<Vec<_>>() {
+            let done = child.wait_with_output().unwrap();
+            assert!(done.status.success(), "{}", stderr(&done));
+        }
+    }
+    // Whoever makes a cgroup removes it, or nobody, if others are in it then.
+    for level in common::cgroups(&parent.id) {
+        let _ = fs::remove_dir(level.join("a"));
+        fs::remove_dir(level).unwrap();
+    }
 }
 
 #[test]

@@ -25,6 +25,20 @@ pub struct Controllers {
 /// Makes the cgroup at `path` with all above it. In the unified hierarchy enables controllers, and returns its
 /// directory unless it is a group of threads, into which no process can be cloned.
 pub fn make(hierarchy: &Hierarchy, path: &Path, controllers: &Controllers) -> Result<Option<OwnedFd>, Error> {
+    let above = path.parent().map(|above| hierarchy.dir(above));
+    // A container that is deleted meanwhile takes along what it has made above, if nobody is there yet.
+    let was_removed = || above.as_ref().is_some_and(|above| !above.exists());
+    let mut result = make_once(hierarchy, path, controllers);
+    for _ in 0..10 {
+        if result.is_ok() || !was_removed() {
+            break;
+        }
+        result = make_once(hierarchy, path, controllers);
+    }
+    result
+}
+
+fn make_once(hierarchy: &Hierarchy, path: &Path, controllers: &Controllers) -> Result<Option<OwnedFd>, Error> {
     if hierarchy.kind == Kind::Unified {
         return make_unified(hierarchy, path, controllers);
     }

@@ -1,7 +1,6 @@
 //! The plan of a container's cgroup: where it is, and which file gets which value.
 
 use std::cell::RefCell;
-use std::fs;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -15,13 +14,13 @@ use super::hierarchy::{Hierarchy, Kind, Layout};
 use super::resources::{self, Target};
 use super::systemd::{Scope, Unit};
 use super::value::{Value, write_all};
-use super::{is_frozen, pids, remove_tree};
+use super::{is_frozen, pids, remove_above, remove_tree};
 use crate::error::{Error, ErrorKind};
 use crate::options::CgroupDriver;
 use crate::{rdt, spec};
 
-/// All that will be done about the container's cgroup. Its steps, in their order: [`prepare`](Self::prepare),
-/// [`place`](Self::place), [`enforce`](Self::enforce).
+/// All that will be done about the container's cgroup. Its steps, in their order: [`check`](Self::check),
+/// [`prepare`](Self::prepare), [`place`](Self::place), [`enforce`](Self::enforce).
 #[derive(Clone, Debug)]
 pub struct Plan {
     path: PathBuf,
@@ -37,7 +36,7 @@ pub struct Plan {
     rdt: Option<rdt::Plan>,
     /// Whether device rules that this process may not set are no failure.
     rootless: bool,
-    /// What was made above the container's cgroup, the deepest first.
+    /// What was not there above the container's cgroup, the deepest first.
     made_above: RefCell<Vec<PathBuf>>,
     /// Whether the place was left to us: then a container may go without, if it asks for nothing.
     anywhere: bool,
@@ -103,17 +102,30 @@ impl Plan {
         self.scope.as_ref().map(Scope::unit)
     }
 
+    /// Before anything says that the container has this cgroup: refuses one in which processes live. They would be
+    /// killed and counted with the container's.
+    pub fn check(&self) -> Result<(), Error> {
+        if self.driver == CgroupDriver::Disabled {
+            return Ok(());
+        }
+        if self.scope.is_none() {
+            self.made_above.replace(self.missing_above());
+        }
+        self.check_unused()
+    }
+
+    /// The cgroups above the container's that are made with it, the deepest first, to be removed with it, too.
+    pub fn made_above(&self) -> Vec<PathBuf> {
+        self.made_above.borrow().clone()
+    }
+
     /// Before the clone: makes the cgroup, empty and without limits.
     ///
     /// Returns its directory where the init can be cloned into it (`CLONE_INTO_CGROUP`); where it has to be placed
-    /// later, or the kernel refuses to clone into it, [`place`](Self::place) does it. A cgroup in which processes live
-    /// is refused: they would be killed and counted with the container's. systemd makes one around a process only.
+    /// later, or the kernel refuses to clone into it, [`place`](Self::place) does it. systemd makes one around a process
+    /// only.
     pub fn prepare(&self) -> Result<Option<OwnedFd>, Error> {
-        if self.driver == CgroupDriver::Disabled {
-            return Ok(None);
-        }
-        self.check_unused()?;
-        if self.scope.is_some() {
+        if self.driver == CgroupDriver::Disabled || self.scope.is_some() {
             return Ok(None);
         }
         self.make().inspect_err(|_| self.undo())
@@ -121,7 +133,10 @@ impl Plan {
 
     fn make(&self) -> Result<Option<OwnedFd>, Error> {
         let mut open = None;
-        self.made_above.replace(self.missing_above());
+        if self.scope.is_some() {
+            // What systemd makes is there by now, and is systemd's to remove.
+            self.made_above.replace(self.missing_above());
+        }
         // Nobody but systemd makes cgroups in a hierarchy that is systemd's.
         let systemds = |hierarchy: &Hierarchy| self.scope.is_some() && hierarchy.kind != Kind::Controllers;
         for hierarchy in self.layout.all().iter().filter(|hierarchy| !systemds(hierarchy)) {
@@ -182,10 +197,7 @@ impl Plan {
             scope.undo();
         }
         let _ = remove_tree(&self.path);
-        for dir in self.made_above.take() {
-            // Another container may be there by now.
-            let _ = fs::remove_dir(dir);
-        }
+        remove_above(&self.made_above.take());
         if let Some(rdt) = &self.rdt {
             let _ = rdt.remove();
         }
@@ -315,7 +327,7 @@ mod tests {
         let pid = child.id() as i32;
         let limited = plan.place(pid).and_then(|()| plan.enforce());
         let members = pids(plan.path());
-        let busy = plan.prepare();
+        let busy = plan.check();
         child.kill().expect("killed");
         child.wait().expect("reaped");
         plan.undo();

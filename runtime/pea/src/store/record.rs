@@ -20,6 +20,9 @@ pub struct Record {
     pub created: String,
     /// Where its cgroup is, in every hierarchy; absolute.
     pub cgroup: PathBuf,
+    /// The cgroups that were made above it, as directories, the deepest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub made_above: Vec<PathBuf>,
     /// Of a container without a mount namespace of its own: the mount its root file system was on before.
     #[serde(default)]
     pub beneath: Option<u64>,
@@ -50,6 +53,7 @@ impl Record {
             rootfs,
             created,
             cgroup,
+            made_above: Vec::new(),
             beneath: None,
             unit: None,
             annotations,

@@ -107,6 +107,7 @@ impl Request {
         spec::check(&spec)?;
         let mut plan = engine::Plan::new(&spec, &self.bundle, &self.container, self.driver)?;
         plan.cgroup.set_rootless(self.options.rootless);
+        plan.cgroup.check()?;
         self.check_console(plan.process.terminal)?;
         let record = Record {
             id: self.container.id().to_owned(),
@@ -114,6 +115,7 @@ impl Request {
             rootfs: plan.rootfs.rootfs().to_owned(),
             created: jiff::Timestamp::now().to_string(),
             cgroup: plan.cgroup.path().to_owned(),
+            made_above: plan.cgroup.made_above(),
             beneath: match plan.rootfs.mount_namespace() {
                 true => None,
                 false => Some(rootfs::mount_id(plan.rootfs.rootfs())?),

@@ -45,12 +45,14 @@ impl Request {
         let spec = spec::parse(&text, &path)?;
         spec::check(&spec)?;
         let cgroup = cgroup::Plan::new(&spec, self.container.id(), self.driver)?;
+        cgroup.check()?;
         let record = Record {
             id: self.container.id().to_owned(),
             bundle: self.bundle.clone(),
             rootfs: rootfs::Plan::new(&spec, &self.bundle, false)?.rootfs().to_owned(),
             created: jiff::Timestamp::now().to_string(),
             cgroup: cgroup.path().to_owned(),
+            made_above: cgroup.made_above(),
             beneath: None,
             unit: cgroup.unit().cloned(),
             annotations: spec.annotations().clone().unwrap_or_default(),

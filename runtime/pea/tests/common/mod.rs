@@ -136,10 +136,17 @@ impl Drop for Bundle {
 
 /// The cgroup directories of that name directly below any hierarchy.
 pub fn cgroups(name: &str) -> Vec<PathBuf> {
+    hierarchies().into_iter().map(|hierarchy| hierarchy.join(name)).filter(|path| path.exists()).collect()
+}
+
+/// Where the hierarchies of this machine are mounted.
+pub fn hierarchies() -> Vec<PathBuf> {
     let root = Path::new("/sys/fs/cgroup");
-    let hierarchies = fs::read_dir(root).expect("cgroups").flatten().map(|entry| entry.path());
-    let hierarchies = hierarchies.filter(|_| !unified()).chain([root.to_owned()]);
-    hierarchies.map(|hierarchy| hierarchy.join(name)).filter(|path| path.exists()).collect()
+    if unified() {
+        return vec![root.to_owned()];
+    }
+    let entries = fs::read_dir(root).expect("cgroups").flatten();
+    entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
 /// Whether this machine has the unified hierarchy alone.
