@@ -93,9 +93,6 @@ impl Container {
 
     /// Brings the container into existence, locked, or says that there is one already.
     pub fn reserve(&self, record: &Record, spec: &[u8]) -> Result<Lock, Error> {
-        if self.dir().exists() {
-            return Err(self.already_exists());
-        }
         make_dir(&self.root)?;
         self.sweep();
         let staging = self.staging();
@@ -110,6 +107,12 @@ impl Container {
             let _ = fs::remove_dir_all(&staging);
         }
         staged
+    }
+
+    /// Refuses an id that is taken, before anything is found wrong with what the container would be. Who takes it from
+    /// now on is met by [`reserve`](Self::reserve).
+    pub fn check_free(&self) -> Result<(), Error> {
+        if self.dir().exists() { Err(self.already_exists()) } else { Ok(()) }
     }
 
     fn already_exists(&self) -> Error {

@@ -64,6 +64,7 @@ struct Prepared {
 
 impl Request {
     fn run(mut self, kept: Kept) -> Result<i32, Error> {
+        self.container.check_free()?;
         self.make_absolute()?;
         let Prepared { plan, text, mut record } = self.prepare()?;
         let told = self.options.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;

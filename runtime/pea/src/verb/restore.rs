@@ -38,6 +38,7 @@ struct Request {
 
 impl Request {
     fn run(mut self) -> Result<i32, Error> {
+        self.container.check_free()?;
         self.make_absolute()?;
         let path = self.bundle.join("config.json");
         let text = fs::read(&path)
