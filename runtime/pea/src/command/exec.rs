@@ -27,7 +27,7 @@ pub struct Arguments {
     /// Do not wait for it
     #[arg(short, long)]
     detach: bool,
-    /// A Unix socket that receives a handle of the process
+    /// A Unix socket that receives a pidfd of the process
     #[arg(long)]
     pidfd_socket: Option<PathBuf>,
     /// How many descriptors after 2 the process gets
