@@ -10,9 +10,7 @@ use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Spec};
 
 use crate::error::{Error, reason};
 use crate::sys;
-
-/// CLONE_NEWTIME, which has no name in the libraries (time_namespaces(7)).
-const NEWTIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
+use crate::sys::clone::NEWTIME;
 
 /// The clocks a time namespace may set forward or back.
 const CLOCKS: [&str; 2] = ["monotonic", "boottime"];

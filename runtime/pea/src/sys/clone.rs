@@ -3,7 +3,12 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
+use nix::sched::CloneFlags;
+
 use super::{check, own};
+
+/// CLONE_NEWTIME, which has no name in the libraries (time_namespaces(7)).
+pub const NEWTIME: CloneFlags = CloneFlags::from_bits_retain(0x80);
 
 /// Which side of the clone this is.
 pub enum Clone {

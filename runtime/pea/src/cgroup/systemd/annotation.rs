@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use super::wire::Datum;
+use super::datum::Datum;
 use crate::error::Error;
 
 const PREFIX: &str = "org.systemd.property.";

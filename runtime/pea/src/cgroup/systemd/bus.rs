@@ -170,7 +170,7 @@ impl Bus {
     }
 
     /// A method of the bus itself.
-    pub fn own(&mut self, member: &str, body: Vec<super::wire::Datum>) -> Result<Message, Failure> {
+    pub fn own(&mut self, member: &str, body: Vec<super::datum::Datum>) -> Result<Message, Failure> {
         let interface = "org.freedesktop.DBus";
         self.call(&Call { destination: interface, path: "/org/freedesktop/DBus", interface, member, body })
     }

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::bus::{Bus, Failure};
+use super::datum::Datum;
 use super::property::Property;
-use super::wire::{Call, Datum, Message};
+use super::wire::{Call, Message};
 use crate::error::{Error, ErrorKind};
 
 const SERVICE: &str = "org.freedesktop.systemd1";

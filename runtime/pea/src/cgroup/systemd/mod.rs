@@ -6,6 +6,7 @@
 
 mod annotation;
 mod bus;
+mod datum;
 mod manager;
 mod property;
 mod unit;
@@ -17,9 +18,9 @@ use std::path::{Path, PathBuf};
 
 pub use self::unit::Unit;
 
+use self::datum::Datum;
 use self::manager::Manager;
 use self::property::Property;
-use self::wire::Datum;
 use super::devices::Rules;
 use super::value::Value;
 use crate::error::{Error, ErrorKind};

@@ -3,7 +3,7 @@
 //! Every value is written to the cgroup as well. systemd has to know those it has a property for, or it would undo them
 //! the next time it sets up the unit's cgroup, as after `systemctl daemon-reload`.
 
-use super::wire::Datum;
+use super::datum::Datum;
 use crate::cgroup::value::Value;
 
 /// One property, and the first version of systemd that has it (0: any that is still in use).

@@ -15,9 +15,10 @@ use nix::unistd::{chroot, fchdir};
 use crate::error::Error;
 use crate::socket::open_dir;
 use crate::store::Init;
+use crate::sys::clone::NEWTIME;
 use crate::sys::process;
 
-/// Namespaces by their file in /proc/PID/ns. The flag of time namespaces has no name in the libraries.
+/// Namespaces by their file in /proc/PID/ns.
 const NAMESPACES: [(&str, CloneFlags); 7] = [
     ("user", CloneFlags::CLONE_NEWUSER),
     ("mnt", CloneFlags::CLONE_NEWNS),
@@ -25,7 +26,7 @@ const NAMESPACES: [(&str, CloneFlags); 7] = [
     ("ipc", CloneFlags::CLONE_NEWIPC),
     ("uts", CloneFlags::CLONE_NEWUTS),
     ("pid", CloneFlags::CLONE_NEWPID),
-    ("time", CloneFlags::from_bits_retain(0x80)),
+    ("time", NEWTIME),
 ];
 
 /// The container's init, looked at from outside.
