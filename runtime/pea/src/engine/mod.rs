@@ -18,6 +18,7 @@ mod netlink;
 mod plan;
 mod sync;
 
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -109,30 +110,16 @@ enum Born {
     Helper(i32, OwnedFd),
 }
 
+/// Clones the init: by a process in between where a user or pid namespace is joined, which only its children enter.
 fn bear(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, ours: &Channel, theirs: &Channel) -> Result<Born, Error> {
-    let clone = |sibling| {
-        let flags = plan.namespaces.for_clone();
-        let namespaces = flags.bits() as u32 as u64;
-        clone3(namespaces, cgroup, sibling)
-            .or_else(|error| match error.raw_os_error() {
-                // Not directly into that cgroup: it is placed there as soon as it is there.
-                Some(libc::EACCES | libc::EBUSY | libc::EOPNOTSUPP | libc::ENOSYS | libc::EPERM)
-                    if cgroup.is_some() =>
-                {
-                    clone3(namespaces, None, sibling)
-                }
-                _ => Err(error),
-            })
-            .map_err(|error| Error::io(format!("clone the container's init ({flags:?})"), error))
-    };
     if !plan.namespaces.need_joiner() {
-        return Ok(match clone(false)? {
+        return Ok(match clone_init(plan, cgroup, false)? {
             Cloned::Child => Born::Init,
             Cloned::Parent(pid, pidfd) => Born::Helper(pid, pidfd),
         });
     }
     match process::fork().map_err(|error| Error::io("fork", error))? {
-        Fork::Child => match plan.namespaces.join().and_then(|()| clone(true)) {
+        Fork::Child => match plan.namespaces.join().and_then(|()| clone_init(plan, cgroup, true)) {
             Ok(Cloned::Child) => Ok(Born::Init),
             Ok(Cloned::Parent(pid, _)) => {
                 let _ = theirs.send(&Message::Cloned(pid));
@@ -145,16 +132,36 @@ fn bear(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, ours: &Channel, theirs: &Ch
         },
         Fork::Parent(joiner) => {
             let _ = process::wait(joiner, true);
-            match ours.said() {
-                // Our child, and not reaped: the number is still its own.
-                Some(Message::Cloned(pid)) => process::pidfd_open(pid)
-                    .map(|pidfd| Born::Helper(pid, pidfd))
-                    .map_err(|error| Error::io("open the init's pidfd", error)),
-                Some(Message::Failed(error)) => Err(error),
-                _ => Err(Error::internal("the process that joins the container's namespaces ended without a word")),
-            }
+            adopt(ours)
         }
     }
+}
+
+/// Takes over the init that the process in between has made.
+fn adopt(ours: &Channel) -> Result<Born, Error> {
+    match ours.said() {
+        // Our child, and not reaped: the number is still its own.
+        Some(Message::Cloned(pid)) => process::pidfd_open(pid)
+            .map(|pidfd| Born::Helper(pid, pidfd))
+            .map_err(|error| Error::io("open the init's pidfd", error)),
+        Some(Message::Failed(error)) => Err(error),
+        _ => Err(Error::internal("the process that joins the container's namespaces ended without a word")),
+    }
+}
+
+fn clone_init(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> Result<Cloned, Error> {
+    let flags = plan.namespaces.for_clone();
+    let namespaces = flags.bits() as u32 as u64;
+    // Where it may not be born in that cgroup it is placed there as soon as it is there.
+    let elsewhere = |error: &io::Error| {
+        let errors = [libc::EACCES, libc::EBUSY, libc::EOPNOTSUPP, libc::ENOSYS, libc::EPERM];
+        cgroup.is_some() && error.raw_os_error().is_some_and(|error| errors.contains(&error))
+    };
+    let cloned = match clone3(namespaces, cgroup, sibling) {
+        Err(error) if elsewhere(&error) => clone3(namespaces, None, sibling),
+        cloned => cloned,
+    };
+    cloned.map_err(|error| Error::io(format!("clone the container's init ({flags:?})"), error))
 }
 
 /// The helper's part, until the init is ready.
