@@ -56,6 +56,17 @@ fn a_criu_that_fails_is_quoted() {
 }
 
 #[test]
+fn earlier_images_must_be_there_and_movable() {
+    let bundle = Bundle::running();
+    for (parent, phrase) in [("/tmp", "must be relative"), ("./no-such", "is no directory")] {
+        let done = testkit::attempt(&mut bundle.pea(&["checkpoint", "--parent-path", parent, &bundle.id]));
+        assert!(stderr(&done).contains("--parent-path"), "{}", stderr(&done));
+        assert!(stderr(&done).contains(phrase), "{}", stderr(&done));
+    }
+    assert_eq!(bundle.status(), "running");
+}
+
+#[test]
 fn a_container_comes_back_from_its_images() {
     let Some(criu) = criu() else { return };
     let mut bundle = Bundle::shell("n=0; while :; do n=$((n + 1)); echo $n > /dev/shm/n; sleep 0.05; done");

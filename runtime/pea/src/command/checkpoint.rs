@@ -98,6 +98,7 @@ pub fn run(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<
     if arguments.images.lazy_pages && arguments.page_server.is_none() {
         return Err(Error::new(ErrorKind::InvalidArgument, "--lazy-pages needs --page-server"));
     }
+    check_parent(arguments)?;
     let options = CheckpointOptions {
         criu: arguments.images.options(global),
         parent: arguments.parent_path.clone(),
@@ -108,6 +109,17 @@ pub fn run(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<
         status_fd: u32::try_from(arguments.status_fd).is_ok().then_some(arguments.status_fd),
     };
     runtime.checkpoint(&arguments.id, &options)
+}
+
+/// CRIU makes a link of it beside the new images, which has to lead there wherever both are moved to.
+fn check_parent(arguments: &Arguments) -> Result<(), Error> {
+    let Some(parent) = &arguments.parent_path else { return Ok(()) };
+    let problem = match (parent.is_absolute(), arguments.images.image_path.join(parent).is_dir()) {
+        (true, _) => "must be relative to --image-path",
+        (false, false) => "is no directory beside the images",
+        (false, true) => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::InvalidArgument, format!("--parent-path {} {problem}", parent.display())))
 }
 
 fn page_server(text: &str) -> Result<(String, u16), String> {
