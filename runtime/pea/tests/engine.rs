@@ -165,7 +165,7 @@ fn a_hook_that_fails_or_hangs_ends_the_creation() {
     for kind in ["prestart", "createRuntime", "createContainer"] {
         let mut bundle = Bundle::idle();
         bundle.spec["hooks"] = json!({kind: [{"path": "/bin/true"}, {"path": "/bin/false"}]});
-        refused(&bundle, &[&format!("{kind} hook /bin/false: ended with status 1")]);
+        refused(&bundle, &[&format!("{kind} hook failed with exit code 1: /bin/false")]);
         bundle.spec["hooks"] = json!({kind: [{"path": "/no/such/hook"}]});
         refused(&bundle, &[kind, "/no/such/hook", "no such file or directory"]);
         bundle.spec["hooks"] = json!({kind: [{"path": "/bin/sleep", "args": ["sleep", "100"], "timeout": 1}]});
@@ -179,7 +179,7 @@ fn a_poststart_hook_that_fails_takes_the_container_along() {
     bundle.spec["hooks"] = json!({"poststart": [{"path": "/bin/false"}]});
     bundle.create();
     let done = testkit::attempt(&mut bundle.pea(&["start", &bundle.id]));
-    assert!(stderr(&done).contains("poststart hook /bin/false"), "{}", stderr(&done));
+    assert!(stderr(&done).contains("poststart hook failed with exit code 1: /bin/false"), "{}", stderr(&done));
     bundle.assert_nothing_left();
 }
 

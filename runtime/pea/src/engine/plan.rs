@@ -47,7 +47,6 @@ impl Plan {
         let given = spec.process().as_ref().ok_or_else(|| Error::spec("config.json: process: missing"))?;
         let mut process = process::Plan::new(given, spec.linux().as_ref(), Some(&container.filters_dir()))?;
         process.make_cwd = true;
-        check_names(spec)?;
         let namespaces = Namespaces::open(spec)?;
         let made = namespaces.makes(CloneFlags::CLONE_NEWUSER);
         Ok(Self {
@@ -62,22 +61,6 @@ impl Plan {
             process,
         })
     }
-}
-
-/// Refuses a name that would be set twice, to different values.
-fn check_names(spec: &Spec) -> Result<(), Error> {
-    let sysctl = spec.linux().as_ref().and_then(|linux| linux.sysctl().as_ref());
-    for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
-        let key = format!("kernel.{field}");
-        let other = sysctl.and_then(|sysctl| sysctl.get(&key));
-        if let (Some(name), Some(other)) = (name.as_ref().filter(|name| !name.is_empty()), other)
-            && name != other
-        {
-            let text = format!("config.json: {field}: {name:?} is given, and the sysctl {key} is to be {other:?}");
-            return Err(Error::spec(text));
-        }
-    }
-    Ok(())
 }
 
 impl Hooks {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process, Spec};
+use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
@@ -116,9 +116,6 @@ fn respell(flags: &mut Value) {
     }
 }
 
-/// The sysctl that is the same as the specification's `domainname`, in both spellings.
-const DOMAINNAME: [&str; 2] = ["kernel.domainname", "kernel/domainname"];
-
 /// Refuses what could not be served, before anything is made.
 pub fn check(spec: &Spec) -> Result<(), Error> {
     if !spec.version().starts_with("1.") {
@@ -128,22 +125,32 @@ pub fn check(spec: &Spec) -> Result<(), Error> {
     let process = spec.process().as_ref().ok_or_else(|| Error::spec("config.json: process: missing"))?;
     check_process(process).map_err(|error| Error::spec(format!("config.json: {error}")))?;
     let namespaces = linux.namespaces().as_deref().unwrap_or_default();
-    let uts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
-    let named = |name: &Option<String>| name.as_deref().is_some_and(|name| !name.is_empty());
-    if !uts && (named(spec.hostname()) || named(spec.domainname())) {
-        return Err(Error::spec("config.json: hostname: needs a namespace of type \"uts\""));
-    }
-    let set = |name: &&str| linux.sysctl().as_ref().and_then(|sysctl| sysctl.get(*name));
-    if let Some(domainname) = spec.domainname()
-        && let Some(other) = DOMAINNAME.iter().find_map(set).filter(|other| *other != domainname)
-    {
-        let text = format!("config.json: domainname: {domainname:?}, but linux.sysctl says {other:?}");
-        return Err(Error::spec(text));
-    }
+    check_names(spec, linux)?;
     for (index, namespace) in namespaces.iter().enumerate() {
         if namespaces[..index].iter().any(|earlier| earlier.typ() == namespace.typ()) {
             let text = format!("config.json: linux.namespaces: \"{}\" is there twice", namespace.typ());
             return Err(Error::spec(text));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses names for a machine that is not the container's own, and one that a sysctl would change again.
+fn check_names(spec: &Spec, linux: &Linux) -> Result<(), Error> {
+    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
+    let uts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
+    let sysctl = |key: &str| linux.sysctl().as_ref().and_then(|sysctl| sysctl.get(key));
+    for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
+        let Some(name) = name.as_ref().filter(|name| !name.is_empty()) else { continue };
+        if !uts {
+            return Err(Error::spec(format!("config.json: {field}: needs a namespace of type \"uts\"")));
+        }
+        // In either spelling (sysctl(8)).
+        for key in [format!("kernel.{field}"), format!("kernel/{field}")] {
+            if let Some(other) = sysctl(&key).filter(|other| *other != name) {
+                let text = format!("config.json: {field}: {name:?}, but linux.sysctl says {key}: {other:?}");
+                return Err(Error::spec(text));
+            }
         }
     }
     Ok(())
