@@ -13,7 +13,7 @@ use crate::spec::NOTIFY_SOCKET;
 use crate::state::State;
 use crate::stats::Stats;
 use crate::store::Container;
-use crate::verb::create::Source;
+use crate::verb::create::{Request, Source};
 use crate::verb::exec::Template;
 use crate::verb::{checkpoint, create, delete, exec, kill, pause, query, restore, start, update};
 
@@ -34,7 +34,7 @@ impl Runtime {
     ///
     /// Forks: a caller with more than one thread is refused.
     pub fn create(&self, id: &str, bundle: &Path, options: CreateOptions) -> Result<Pending, Error> {
-        create::create(self.container(id)?, self.driver, bundle, Source::Bundle, options)
+        create::create(self.request(id, bundle, Source::Bundle, options)?)
     }
 
     /// The same with a specification in memory instead of the bundle's `config.json`. Relative paths in it are relative
@@ -42,7 +42,25 @@ impl Runtime {
     ///
     /// Forks: a caller with more than one thread is refused.
     pub fn create_spec(&self, id: &str, spec: Spec, bundle: &Path, options: CreateOptions) -> Result<Pending, Error> {
-        create::create(self.container(id)?, self.driver, bundle, Source::Spec(Box::new(spec)), options)
+        create::create(self.request(id, bundle, Source::Spec(Box::new(spec)), options)?)
+    }
+
+    /// As [`create`](Self::create), in this very process if it has one thread, no child, and nothing to hand over; the
+    /// container's init is its child. Afterwards this process is not dumpable, has the container's session keyring, and
+    /// may have higher hard limits. For a program that was started for just this.
+    pub(crate) fn create_here(
+        &self,
+        id: &str,
+        bundle: &Path,
+        source: Source,
+        options: CreateOptions,
+    ) -> Result<i32, Error> {
+        create::create_here(self.request(id, bundle, source, options)?)
+    }
+
+    fn request(&self, id: &str, bundle: &Path, source: Source, options: CreateOptions) -> Result<Request, Error> {
+        let (container, driver) = (self.container(id)?, self.driver);
+        Ok(Request { container, driver, bundle: bundle.to_owned(), source, options })
     }
 
     /// Starts one more process in the container, as `process` says: capabilities that are not given are not held.

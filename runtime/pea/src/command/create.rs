@@ -8,6 +8,8 @@ use clap::Args;
 
 use super::{Global, notify};
 use crate::error::Error;
+use crate::spec;
+use crate::verb::create::Source;
 use crate::{CreateOptions, Runtime};
 
 /// What `create` and `run` have in common.
@@ -61,11 +63,12 @@ impl Creation {
         }
     }
 
-    /// Whether the configuration asks for a terminal.
-    pub fn terminal(&self) -> Result<bool, Error> {
+    /// Reads the configuration, and whether it asks for a terminal.
+    pub fn read(&self) -> Result<(Source, bool), Error> {
         let path = self.config.clone().unwrap_or_else(|| self.bundle.join("config.json"));
-        let spec = crate::spec::load_file(&path)?;
-        Ok(spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false))
+        let (spec, text) = spec::load_given(&path)?;
+        let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+        Ok((Source::Read(Box::new(spec), text), terminal))
     }
 }
 
@@ -98,5 +101,5 @@ pub struct Arguments {
 
 pub fn run(runtime: &Runtime, global: &Global, arguments: Arguments) -> Result<(), Error> {
     let creation = &arguments.creation;
-    runtime.create(&arguments.id, &creation.bundle, creation.options(global))?.finish().map(drop)
+    runtime.create_here(&arguments.id, &creation.bundle, Source::Bundle, creation.options(global)).map(drop)
 }

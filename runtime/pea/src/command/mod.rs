@@ -70,9 +70,16 @@ enum Verb {
     Update(Box<update::Arguments>),
 }
 
+/// The verbs that enter a container, or let it into what they are.
+const ENTERING: [&str; 3] = ["create", "exec", "run"];
+
 /// Parses the command line, does what it says, and tells how it went.
 pub fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if words.iter().any(|word| ENTERING.iter().any(|verb| word == verb)) {
+        // Before any work that would have to be done again. What fails here fails again, and is told of, below.
+        let _ = crate::protect::ensure();
+    }
     let mut command = Cli::command();
     let words = match words.iter().map(|word| word.to_str().map(str::to_owned)).collect::<Option<Vec<_>>>() {
         Some(text) => argv::normalise(&command, text).into_iter().map(OsString::from).collect(),
@@ -130,7 +137,7 @@ fn misused(error: &clap::Error, words: &[OsString]) -> ExitCode {
 }
 
 fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
-    // These enter the container, or let it into what they are.
+    // See ENTERING.
     if matches!(verb, Verb::Create(_) | Verb::Exec(_) | Verb::Run(_)) {
         crate::protect::ensure()?;
     }

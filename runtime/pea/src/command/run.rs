@@ -37,11 +37,12 @@ pub fn run(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<
 
 fn detached(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<(), Error> {
     let Arguments { creation, id, .. } = arguments;
-    if creation.console_socket.is_none() && creation.terminal()? {
+    let (source, terminal) = creation.read()?;
+    if creation.console_socket.is_none() && terminal {
         let text = "cannot allocate tty if pea will detach without setting console socket";
         return Err(Error::new(ErrorKind::InvalidArgument, text));
     }
-    runtime.create(id, &creation.bundle, creation.options(global))?.finish()?;
+    runtime.create_here(id, &creation.bundle, source, creation.options(global))?;
     start(runtime, id)
 }
 
@@ -53,14 +54,15 @@ fn start(runtime: &Runtime, id: &str) -> Result<(), Error> {
 fn foreground(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<u8, Error> {
     let Arguments { creation, id, .. } = arguments;
     // Given a console socket, the terminal is somebody else's to serve.
-    let console = match creation.console_socket.is_none() && creation.terminal()? {
+    let (source, terminal) = creation.read()?;
+    let console = match creation.console_socket.is_none() && terminal {
         true => Some(Console::listen()?),
         false => None,
     };
     let own = console.as_ref().map(|console| console.path().to_owned());
     let options = CreateOptions { console_socket: own.or(creation.console_socket.clone()), ..creation.options(global) };
     let mut foreground = Foreground::begin()?;
-    let pid = runtime.create(id, &creation.bundle, options)?.finish()?;
+    let pid = runtime.create_here(id, &creation.bundle, source, options)?;
     if creation.no_subreaper {
         Foreground::adopt_no_more()?;
     }

@@ -56,6 +56,11 @@ impl Starter {
     }
 }
 
+/// Whether nobody has started the container that lives in `dir`: who does takes the socket away.
+pub fn is_closed(dir: &Path) -> bool {
+    dir.join(SOCKET).exists()
+}
+
 /// Lets the program of the container that lives in `dir` begin, and waits until it has, or has failed to.
 pub fn open(dir: &Path, id: &str) -> Result<(), Error> {
     let path = dir.join(SOCKET);

@@ -96,6 +96,7 @@ pub fn run(mut init: Init<'_>) -> ! {
 
 impl Init<'_> {
     fn set_up(&mut self) -> Result<Launch, Error> {
+        process::default_signals().map_err(|error| Error::io("reset the signals", error))?;
         for (name, step) in STEPS {
             step(self).map_err(|error| Error::new(error.kind(), format!("{name}: {error}")))?;
         }

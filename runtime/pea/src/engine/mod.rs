@@ -35,7 +35,7 @@ use crate::state::State;
 use crate::sys::clone::{Clone as Cloned, clone3};
 use crate::sys::process::{self, Fork};
 
-pub use self::gate::{Gate, open as open_gate};
+pub use self::gate::{Gate, is_closed as is_gate_closed, open as open_gate};
 pub use self::plan::Plan;
 
 /// A plan and what its init inherits.

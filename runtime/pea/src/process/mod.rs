@@ -17,4 +17,4 @@ mod scheduler;
 pub use confine::{Launch, confine};
 pub use console::{connect, open as open_console};
 pub use null::reopen_null;
-pub use plan::Plan;
+pub use plan::{OOM_SCORE, Plan};

@@ -18,6 +18,9 @@ use crate::sys::process;
 use crate::sys::sched::Attributes;
 use crate::sys::tty::Size;
 
+/// Of this process: its badness for the out-of-memory killer (proc_pid_oom_score_adj(5)).
+pub const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+
 /// One resource limit, as prlimit(2) takes it.
 #[derive(Clone, Copy, Debug)]
 pub struct Limit {
@@ -151,15 +154,14 @@ impl Plan {
     /// Lowering takes CAP_SYS_RESOURCE. Where that is missing, the container keeps the value of its creator rather
     /// than not to start at all: it is then killed no later than asked for.
     pub fn adjust_oom_score(&self) -> Result<(), Error> {
-        const FILE: &str = "/proc/self/oom_score_adj";
         let Some(wanted) = self.oom_score_adj else { return Ok(()) };
-        let Err(error) = fs::write(FILE, wanted.to_string()) else { return Ok(()) };
-        let now = fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+        let Err(error) = fs::write(OOM_SCORE, wanted.to_string()) else { return Ok(()) };
+        let now = fs::read_to_string(OOM_SCORE).ok().and_then(|text| text.trim().parse::<i32>().ok());
         let refused = matches!(error.raw_os_error(), Some(libc::EACCES | libc::EPERM));
         if refused && now.is_some_and(|now| wanted < now) {
             return Ok(());
         }
-        Err(Error::spec(format!("process.oomScoreAdj: write {wanted} to {FILE}: {}", reason(&error))))
+        Err(Error::spec(format!("process.oomScoreAdj: write {wanted} to {OOM_SCORE}: {}", reason(&error))))
     }
 }
 

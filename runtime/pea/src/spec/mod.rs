@@ -18,11 +18,11 @@ use crate::cgroup::devices::Rules;
 use crate::error::Error;
 use crate::process::capability;
 
-/// Reads the specification in a file.
-pub fn load_file(path: &Path) -> Result<Spec, Error> {
+/// Reads the specification in a caller's file, which comes along, and warns of what in it will not be granted.
+pub fn load_given(path: &Path) -> Result<(Spec, Vec<u8>), Error> {
     let text = fs::read(path)
         .map_err(|error| Error::spec(format!("bundle: read {}: {}", path.display(), crate::error::reason(&error))))?;
-    parse(&text, path)
+    Ok((parse_given(&text, path)?, text))
 }
 
 /// Reads a specification; `path` is for the error's text.
@@ -30,8 +30,7 @@ pub fn parse(text: &[u8], path: &Path) -> Result<Spec, Error> {
     Ok(read(text, path)?.0)
 }
 
-/// Reads a caller's specification, and warns of what in it will not be granted.
-pub fn parse_given(text: &[u8], path: &Path) -> Result<Spec, Error> {
+fn parse_given(text: &[u8], path: &Path) -> Result<Spec, Error> {
     let (spec, mut unknown) = read(text, path)?;
     unknown.extend(unavailable(&spec));
     if !unknown.is_empty() {
@@ -173,6 +172,12 @@ pub fn check_process(process: &Process) -> Result<(), Error> {
         return Err(Error::spec(format!("process.cwd: {} is not absolute", process.cwd().display())));
     }
     Ok(())
+}
+
+/// Whether something in it is to be done when the container is started, or deleted.
+pub fn has_follow_up(spec: &Spec) -> bool {
+    let hooks = spec.hooks().as_ref().is_some_and(|hooks| hooks.poststart().is_some() || hooks.poststop().is_some());
+    hooks || spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some())
 }
 
 /// The rules of `linux.resources.devices`, checked.

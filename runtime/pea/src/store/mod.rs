@@ -123,8 +123,9 @@ impl Container {
     fn stage(&self, staging: &Path, record: &Record, spec: &[u8]) -> Result<Lock, Error> {
         make_dir(staging)?;
         let lock = Lock::take(&staging.join(LOCK), || {})?;
-        replace(&staging.join(SPEC), spec)?;
-        replace(&staging.join(RECORD), &record.encode()?)?;
+        // Nobody looks into it before it is complete.
+        write(&staging.join(SPEC), spec)?;
+        write(&staging.join(RECORD), &record.encode()?)?;
         Ok(lock)
     }
 
@@ -191,7 +192,15 @@ impl Container {
     }
 
     pub fn save(&self, record: &Record, _held: &Lock) -> Result<(), Error> {
-        replace(&self.dir().join(RECORD), &record.encode()?)
+        let (path, temporary) = (self.dir().join(RECORD), self.dir().join(".state.json.new"));
+        write(&temporary, &record.encode()?)?;
+        // Some file systems write a file to its device before it replaces another; two that change places can wait.
+        let exchanged = renameat2(AT_FDCWD, &temporary, AT_FDCWD, &path, RenameFlags::RENAME_EXCHANGE);
+        let replaced = match exchanged {
+            Ok(()) => fs::remove_file(&temporary),
+            Err(_) => fs::rename(&temporary, &path),
+        };
+        replaced.map_err(|error| Error::io(format!("write {}", path.display()), error))
     }
 
     /// The file of the specification as it was at create.
@@ -257,14 +266,20 @@ fn make_dir(path: &Path) -> Result<(), Error> {
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let write = || -> io::Result<()> {
-        let mut options = File::options();
-        options.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
-        options.open(&temporary)?.write_all(content)?;
-        fs::rename(&temporary, path)
-    };
-    write().map_err(|error| {
+    let written = write_plainly(&temporary, content).and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|error| {
         let _ = fs::remove_file(&temporary);
         Error::io(format!("write {}", path.display()), error)
     })
+}
+
+/// Writes a file at its place.
+fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
+    write_plainly(path, content).map_err(|error| Error::io(format!("write {}", path.display()), error))
+}
+
+fn write_plainly(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = File::options();
+    options.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+    options.open(path)?.write_all(content)
 }

@@ -31,13 +31,17 @@ pub struct Record {
     pub unit: Option<Unit>,
     #[serde(default)]
     pub annotations: HashMap<String, String>,
+    /// Whether there is something in the specification that is to be done after the creation: a hook, or shares of caches to
+    /// be taken back.
+    #[serde(default = "yes")]
+    pub follow_up: bool,
     /// The process that creates it, or did.
     #[serde(default)]
     pub creator: Option<Init>,
     /// Known once the environment stands.
     #[serde(default)]
     pub init: Option<Init>,
-    /// Whether the user's program was let go.
+    /// Whether the user's program was let go, where nobody waits for that at the gate (a restored one).
     #[serde(default)]
     pub started: bool,
 }
@@ -57,6 +61,7 @@ impl Record {
             beneath: None,
             unit: None,
             annotations,
+            follow_up: true,
             creator: None,
             init: None,
             started: false,
@@ -80,6 +85,11 @@ impl Record {
     pub fn living_init(&self) -> Option<i32> {
         self.init.filter(Init::is_alive).map(|init| init.pid)
     }
+}
+
+/// What records of earlier versions, which do not say, are to be taken for.
+fn yes() -> bool {
+    true
 }
 
 /// A process that cannot be mistaken for a later one of the same number.

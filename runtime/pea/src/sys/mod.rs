@@ -80,6 +80,12 @@ pub fn close_all_from(lowest: u32, keep: &[RawFd]) -> io::Result<()> {
     Ok(())
 }
 
+/// Has every descriptor from `first` on closed by the next execve.
+pub fn close_on_exec_from(first: u32) -> io::Result<()> {
+    // SAFETY: sets a flag only.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) }).map(drop)
+}
+
 /// The kind of namespace behind `fd`, as its CLONE_NEW* flag (ioctl_ns(2)).
 pub fn namespace_type(fd: &File) -> io::Result<i32> {
     const NS_GET_NSTYPE: libc::Ioctl = 0xb703;

@@ -80,6 +80,14 @@ pub fn wait(pid: i32, block: bool) -> io::Result<Option<Exit>> {
     }
 }
 
+/// Whether this process has children, living ones or such as wait to be reaped.
+pub fn has_children() -> bool {
+    let mut info = MaybeUninit::<libc::siginfo_t>::uninit();
+    let flags = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT | libc::__WALL;
+    // SAFETY: the kernel writes `info`, which outlives the call and is not read.
+    check(unsafe { libc::waitid(libc::P_ALL, 0, info.as_mut_ptr(), flags) }.into()).is_ok()
+}
+
 /// Waits until a child that was told to stop has stopped, or ended; it is not reaped. Until then it may still fork.
 pub fn wait_stopped(pid: i32) {
     let mut info = MaybeUninit::<libc::siginfo_t>::uninit();

@@ -2,10 +2,13 @@
 
 use std::env;
 use std::fs;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::mem;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
+use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, umask};
+use nix::unistd::fchdir;
 use oci_spec::runtime::Spec;
 
 use crate::engine::{self, Built, Gate};
@@ -27,31 +30,34 @@ pub enum Source {
     Bundle,
     /// A specification in memory.
     Spec(Box<Spec>),
+    /// The bundle's `config.json` as it was read already, with its text.
+    Read(Box<Spec>, Vec<u8>),
 }
 
 /// Begins the creation in a helper child.
 ///
 /// The init is the helper's child; when the helper ends, the kernel gives it to the nearest subreaper, the caller.
-pub fn create(
-    container: Container,
-    driver: CgroupDriver,
-    bundle: &Path,
-    source: Source,
-    mut options: CreateOptions,
-) -> Result<Pending, Error> {
-    let stdio = [options.stdin.take(), options.stdout.take(), options.stderr.take()];
-    let kept = Kept { stdio, preserve: options.preserve_fds };
-    let request = Request { container, driver, bundle: bundle.to_owned(), source, options };
+pub fn create(request: Request) -> Result<Pending, Error> {
+    let (request, kept) = request.split();
     helper::spawn(kept, move |kept| request.run(kept))
 }
 
-struct Request {
-    container: Container,
-    driver: CgroupDriver,
-    bundle: PathBuf,
-    source: Source,
-    /// Without the standard streams, which are [`Kept`].
-    options: CreateOptions,
+/// Creates the container in this very process where that is possible, else in a helper. The init is its child.
+pub fn create_here(request: Request) -> Result<i32, Error> {
+    let (request, kept) = request.split();
+    match helper::can_work_here(&kept) {
+        true => helper::work_here(move |kept| request.run(kept)),
+        false => helper::spawn(kept, move |kept| request.run(kept))?.finish(),
+    }
+}
+
+/// What is asked for.
+pub struct Request {
+    pub container: Container,
+    pub driver: CgroupDriver,
+    pub bundle: PathBuf,
+    pub source: Source,
+    pub options: CreateOptions,
 }
 
 /// All that is known before anything is made.
@@ -63,11 +69,20 @@ struct Prepared {
 }
 
 impl Request {
+    /// Without the standard streams, which have a place of their own.
+    fn split(mut self) -> (Self, Kept) {
+        let options = &mut self.options;
+        let stdio = [options.stdin.take(), options.stdout.take(), options.stderr.take()];
+        let kept = Kept { stdio, preserve: options.preserve_fds };
+        (self, kept)
+    }
+
     fn run(mut self, kept: Kept) -> Result<i32, Error> {
         self.container.check_free()?;
         self.make_absolute()?;
         let Prepared { plan, text, mut record } = self.prepare()?;
         let told = self.options.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;
+        let _own = Surroundings::of_this_process()?;
         let lock = self.container.reserve(&record, &text)?;
         let built = self.build(&plan, kept, &record);
         let result = built.and_then(|built| self.put_on_record(&mut record, built, told, &lock));
@@ -99,7 +114,7 @@ impl Request {
         Ok(())
     }
 
-    fn prepare(&self) -> Result<Prepared, Error> {
+    fn prepare(&mut self) -> Result<Prepared, Error> {
         let (mut spec, text) = self.spec()?;
         spec::add_env(&mut spec, &self.options.env);
         if self.options.notify_socket {
@@ -123,6 +138,7 @@ impl Request {
             },
             unit: plan.cgroup.unit().cloned(),
             annotations: spec.annotations().clone().unwrap_or_default(),
+            follow_up: spec::has_follow_up(&spec),
             creator: Init::of(std::process::id() as i32),
             init: None,
             started: false,
@@ -131,19 +147,17 @@ impl Request {
         Ok(Prepared { plan, text, record })
     }
 
-    fn spec(&self) -> Result<(Spec, Vec<u8>), Error> {
-        match &self.source {
+    fn spec(&mut self) -> Result<(Spec, Vec<u8>), Error> {
+        match mem::replace(&mut self.source, Source::Bundle) {
             Source::Spec(spec) => {
-                let text = serde_json::to_vec(spec)
+                let text = serde_json::to_vec(&spec)
                     .map_err(|error| Error::internal(format!("encode the specification: {error}")))?;
-                Ok((Spec::clone(spec), text))
+                Ok((*spec, text))
             }
+            Source::Read(spec, text) => Ok((*spec, text)),
             Source::Bundle => {
                 let path = self.options.config.clone().unwrap_or_else(|| self.bundle.join("config.json"));
-                let text = fs::read(&path).map_err(|error| {
-                    Error::spec(format!("bundle: read {}: {}", path.display(), crate::error::reason(&error)))
-                })?;
-                Ok((spec::parse_given(&text, &path)?, text))
+                spec::load_given(&path)
             }
         }
     }
@@ -199,12 +213,38 @@ impl Request {
     fn surroundings(&self, plan: &process::Plan) -> Result<(), Error> {
         env::set_current_dir(&self.bundle)
             .map_err(|error| Error::io(format!("enter bundle {}", self.bundle.display()), error))?;
-        umask(Mode::from_bits_truncate(0o022));
         if !self.options.no_new_keyring {
             join_keyring(self.container.id())?;
         }
         plan.raise_limits()?;
         plan.adjust_oom_score()
+    }
+}
+
+/// What the creation changes of this process only for the init to inherit it.
+struct Surroundings {
+    directory: OwnedFd,
+    mask: Mode,
+    oom_score: String,
+}
+
+impl Surroundings {
+    fn of_this_process() -> Result<Self, Error> {
+        let directory = open(".", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
+        let directory = directory.map_err(|error| Error::io("open the working directory", error))?;
+        let oom_score = fs::read_to_string(process::OOM_SCORE).unwrap_or_default();
+        Ok(Self { directory, mask: umask(Mode::from_bits_truncate(0o022)), oom_score })
+    }
+}
+
+impl Drop for Surroundings {
+    /// Restores them. Where it fails, this process goes on as it is.
+    fn drop(&mut self) {
+        let _ = fchdir(&self.directory);
+        umask(self.mask);
+        if fs::read_to_string(process::OOM_SCORE).is_ok_and(|now| now != self.oom_score) {
+            let _ = fs::write(process::OOM_SCORE, &self.oom_score);
+        }
     }
 }
 

@@ -54,8 +54,10 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
     if let Some(beneath) = record.beneath {
         rootfs::detach(&record.rootfs, beneath)?;
     }
-    leave_rdt(container)?;
-    poststop(container, &record);
+    if record.follow_up {
+        leave_rdt(container)?;
+        poststop(container, &record);
+    }
     container.remove()?;
     drop(lock);
     Ok(())

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use crate::cgroup;
+use crate::engine;
 use crate::error::{Error, ErrorKind};
 use crate::rdt;
 use crate::state::{State, Status};
@@ -11,12 +12,13 @@ use crate::store::{self, Container, Record};
 
 /// Where the container stands, by what lives now.
 pub fn status(container: &Container, record: &Record) -> Status {
-    match (record.living_init(), record.started) {
-        (None, _) if record.init.is_none() && !record.is_abandoned() && container.is_locked() => Status::Creating,
-        (None, _) => Status::Stopped,
-        (Some(_), _) if cgroup::is_frozen(&record.cgroup) => Status::Paused,
-        (Some(_), true) => Status::Running,
-        (Some(_), false) => Status::Created,
+    let started = || record.started || !engine::is_gate_closed(&container.dir());
+    match record.living_init() {
+        None if record.init.is_none() && !record.is_abandoned() && container.is_locked() => Status::Creating,
+        None => Status::Stopped,
+        Some(_) if cgroup::is_frozen(&record.cgroup) => Status::Paused,
+        Some(_) if started() => Status::Running,
+        Some(_) => Status::Created,
     }
 }
 

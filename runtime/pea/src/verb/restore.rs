@@ -57,6 +57,7 @@ impl Request {
             beneath: None,
             unit: cgroup.unit().cloned(),
             annotations: spec.annotations().clone().unwrap_or_default(),
+            follow_up: spec::has_follow_up(&spec),
             creator: Init::of(std::process::id() as i32),
             init: None,
             started: false,

@@ -10,7 +10,7 @@ use crate::verb::{delete, query};
 /// Starts a created container.
 pub fn start(container: &Container) -> Result<(), Error> {
     let lock = container.lock()?;
-    let mut record = container.record()?;
+    let record = container.record()?;
     let id = container.id();
     match query::status(container, &record) {
         Status::Created => {}
@@ -24,8 +24,9 @@ pub fn start(container: &Container) -> Result<(), Error> {
         }
     }
     engine::open_gate(&container.dir(), id)?;
-    record.started = true;
-    container.save(&record, &lock)?;
+    if !record.follow_up {
+        return Ok(());
+    }
     let spec = container.spec()?;
     let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().clone()).unwrap_or_default();
     let state = State::of(&record, Status::Running, record.living_init().unwrap_or(0));
