@@ -8,7 +8,9 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
-use common::{Bundle, stderr, wait};
+use common::{Bundle, cgroups, stderr, wait};
+use nix::fcntl::{OFlag, open, openat};
+use nix::sys::stat::{Mode, mkdirat};
 use serde_json::{Value, json};
 
 /// The directory of a cgroup where a controller is; none where the machine does not have it.
@@ -274,6 +276,23 @@ fn groups_made_inside_are_removed_with_the_container() {
     let bundle = Bundle::running();
     for cgroup in common::cgroups(&bundle.id) {
         fs::create_dir_all(cgroup.join("a/b")).unwrap();
+    }
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.assert_nothing_left();
+}
+
+/// As any container can that may make groups.
+#[test]
+fn groups_deeper_than_any_path_is_long_are_removed_with_the_container() {
+    let bundle = Bundle::running();
+    let (mode, name) = (Mode::from_bits_truncate(0o755), "d".repeat(240));
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    for group in cgroups(&bundle.id) {
+        let mut dir = open(&group, flags, mode).unwrap();
+        for _ in 0..20 {
+            mkdirat(&dir, name.as_str(), mode).unwrap();
+            dir = openat(&dir, name.as_str(), flags, mode).unwrap();
+        }
     }
     testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
     bundle.assert_nothing_left();

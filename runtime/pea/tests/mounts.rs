@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Bundle, stderr};
+use common::{Bundle, stderr, stdout};
 use serde_json::{Value, json};
 
 fn mount(bundle: &mut Bundle, destination: &str, source: &Path, options: &[&str]) {
@@ -166,4 +166,18 @@ fn without_a_mount_namespace_the_mounts_are_the_machines_until_the_container_is_
     let error = on_a_machine(&bundle, script);
     assert!(error.contains("/bad: mount nofs"), "{error}");
     bundle.assert_nothing_left();
+}
+
+/// Somebody outside renames a directory that procfs is mounted on, which the mount then moves with.
+#[test]
+fn what_is_masked_stays_so_wherever_procfs_is_moved_to() {
+    let mut bundle = Bundle::shell("cat /seen/filesystems; touch /seen/sys/kernel/hostname; echo done");
+    let rootfs = bundle.rootfs();
+    let script = "cd $0 && mv proc seen && mkdir proc";
+    let args = json!(["sh", "-c", script, rootfs]);
+    bundle.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": args}]});
+    bundle.spec["linux"]["maskedPaths"] = json!(["/proc/filesystems"]);
+    let said = bundle.run();
+    assert_eq!(stdout(&said), "done", "{said:?}");
+    assert!(stderr(&said).contains("Read-only file system"), "{said:?}");
 }

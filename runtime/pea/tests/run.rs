@@ -5,7 +5,7 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 
 use common::{Bundle, stderr, stdout, wait};
 use serde_json::json;
@@ -302,4 +302,17 @@ fn an_ambient_capability_that_is_not_inheritable_is_not_held() {
     let mut bundle = Bundle::new(&["grep", "CapAmb", "/proc/self/status"]);
     bundle.spec["process"]["capabilities"]["ambient"] = json!(["CAP_KILL"]);
     assert_eq!(bundle.output(), "CapAmb:\t0000000000000000");
+}
+
+/// Ignored signals are inherited, and an ignored SIGCHLD would leave nothing to wait for.
+#[test]
+fn a_caller_that_ignores_its_childrens_end_gets_the_exit_code_all_the_same() {
+    let bundle = Bundle::shell("exit 7");
+    let pea = bundle.pea(&["run", &bundle.id]);
+    // Not by way of timeout(1), which waits for a child, too.
+    let words: Vec<_> = pea.get_args().skip(3).collect();
+    let mut shell = Command::new("sh");
+    shell.args(["-c", "trap '' CHLD; exec \"$@\"", "sh"]).args(words).current_dir(bundle.path());
+    let code = shell.status();
+    assert_eq!(code.unwrap().code(), Some(7));
 }

@@ -1,11 +1,16 @@
 //! Removing a cgroup.
 
 use std::fs;
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::members::{children, collect};
+use nix::fcntl::AT_FDCWD;
+use nix::unistd::{UnlinkatFlags, unlinkat};
+
+use super::members::{Step, collect, walk};
 use super::{checked, dirs, gone};
 use crate::error::{Error, ErrorKind};
 
@@ -39,16 +44,24 @@ pub(crate) fn remove_above(dirs: &[PathBuf]) {
 }
 
 fn remove_dir(dir: &Path, end: Instant) -> Result<(), Error> {
-    for child in children(dir)? {
-        remove_dir(&child, end)?;
-    }
+    walk(dir, &mut |step| match step {
+        Step::Into(_) => Ok(()),
+        Step::OutOf(above, name) => remove_one(above, Path::new(name), end, dir),
+    })?;
+    remove_one(AT_FDCWD, dir, end, dir)
+}
+
+/// Removes the group of that name. `dir` is for errors: the name alone says little.
+fn remove_one(above: BorrowedFd<'_>, name: &Path, end: Instant, dir: &Path) -> Result<(), Error> {
     let mut pause = Duration::from_micros(50);
     loop {
-        let error = match fs::remove_dir(dir) {
+        let error: io::Error = match unlinkat(above, name, UnlinkatFlags::RemoveDir) {
             Ok(()) => return Ok(()),
-            Err(error) if gone(&error) => return Ok(()),
-            Err(error) => error,
+            Err(error) => error.into(),
         };
+        if gone(&error) {
+            return Ok(());
+        }
         let mut members = Vec::new();
         collect(dir, &mut members)?;
         if error.raw_os_error() != Some(libc::EBUSY) || !members.is_empty() || Instant::now() >= end {

@@ -75,6 +75,7 @@ const ENTERING: [&str; 3] = ["create", "exec", "run"];
 
 /// Parses the command line, does what it says, and tells how it went.
 pub fn main() -> ExitCode {
+    crate::sys::process::default_child_signal();
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     if words.iter().any(|word| ENTERING.iter().any(|verb| word == verb)) {
         // Before any work that would have to be done again. What fails here fails again, and is told of, below.

@@ -15,8 +15,9 @@ use super::beneath::{self, Last, Missing};
 use super::device::Prepared;
 use super::mount::Target;
 use super::plan::{Kind, Mount, Plan};
+use super::protect::Places;
 use super::source::{self, Source, Sources};
-use super::{Context, device, protect, sysctl};
+use super::{Context, device, sysctl};
 use crate::error::Error;
 use crate::sys::mount::{self, Change, attribute};
 
@@ -31,8 +32,9 @@ pub struct Root {
     /// What the init has as its root until the pivot.
     machine: OwnedFd,
     root: OwnedFd,
-    /// The container's procfs, when it has one: what is reached through it is procfs.
-    proc: Option<OwnedFd>,
+    /// The container's procfs and sysfs, and where they were mounted: what is reached through them is theirs, even if
+    /// somebody outside has renamed the directory meanwhile, for then the mount moves along.
+    kernel: Vec<(PathBuf, OwnedFd)>,
     /// File systems that become read-only when nothing is put into them any more.
     filling: Vec<(Mount, OwnedFd)>,
 }
@@ -66,7 +68,7 @@ impl Root {
             // On a shared mount it has become shared, and whatever is mounted in it would be mounted elsewhere, too.
             mount::change(root.as_fd(), true, plan.base().change()).map_err(doing)?;
         }
-        Ok(Self { plan, sources, context, machine, root, proc: None, filling: Vec::new() })
+        Ok(Self { plan, sources, context, machine, root, kernel: Vec::new(), filling: Vec::new() })
     }
 
     /// Mounts everything in order, then makes the devices and links of `/dev`.
@@ -94,6 +96,10 @@ impl Root {
     }
 
     fn mount_one(&mut self, mount: Mount, source: Source) -> Result<(), Error> {
+        if mount.kind != Kind::Remount {
+            // Covered now.
+            self.kernel.retain(|(place, _)| !place.starts_with(&mount.destination));
+        }
         let target = Target { root: self.root.as_fd(), user_namespace: self.context.user_namespace };
         match mount.kind {
             Kind::Remount => target.remount(&mount),
@@ -119,8 +125,8 @@ impl Root {
                 // Mount points, devices and links may still have to be made in it.
                 let delay = if mount.is("tmpfs") { attribute::READ_ONLY } else { 0 };
                 let fd = target.file_system(&mount, &source, delay)?;
-                if mount.is("proc") && mount.destination == Path::new("/proc") {
-                    self.proc = Some(fd);
+                if mount.is("proc") || mount.is("sysfs") {
+                    self.kernel.push((mount.destination, fd));
                 } else if delay & mount.options.own.set != 0 {
                     self.filling.push((mount, fd));
                 }
@@ -204,9 +210,11 @@ impl Root {
     /// The parameter or path and the kernel's reason.
     pub fn finish(self) -> Result<(), Error> {
         let root = self.root.as_fd();
-        sysctl::apply(&self.plan.sysctl, self.proc.as_ref().map(AsFd::as_fd))?;
-        protect::make_read_only(root, &self.plan.read_only_paths)?;
-        protect::mask(root, &self.plan.masked)?;
+        let proc = self.kernel.iter().find(|(place, _)| place == Path::new("/proc"));
+        sysctl::apply(&self.plan.sysctl, proc.map(|(_, fd)| fd.as_fd()))?;
+        let places = Places { root, kernel: &self.kernel };
+        places.make_read_only(&self.plan.read_only_paths)?;
+        places.mask(&self.plan.masked)?;
         let read_only = Change::set(attribute::READ_ONLY);
         for (mount, fd) in &self.filling {
             mount::change(fd.as_fd(), false, read_only).map_err(|error| mount.failure("make it read-only", error))?;

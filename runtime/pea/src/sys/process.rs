@@ -142,6 +142,14 @@ pub fn default_signals() -> io::Result<()> {
     }
 }
 
+/// Lets this process wait for its children: where their end is ignored, which is inherited, the kernel reaps them itself
+/// (sigaction(2)).
+pub fn default_child_signal() {
+    const DEFAULT: [libc::c_ulong; 4] = [0; 4];
+    // SAFETY: as above.
+    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGCHLD, DEFAULT.as_ptr(), 0, 8) };
+}
+
 /// A resource limit of this process, soft and hard (getrlimit(2)).
 pub fn limit(resource: u32) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit64 { rlim_cur: 0, rlim_max: 0 };
