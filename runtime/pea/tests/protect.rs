@@ -9,9 +9,8 @@ use std::process::{Command, Stdio};
 use common::{Bundle, wait};
 use serde_json::json;
 
-/// In the container, whose process 1 is the init and has not executed the program yet: keeps the file that it runs from,
-/// and tries to open it for writing once nobody executes it any more (until then the kernel refuses anyway).
-const HOOK: &str = "exec 3</proc/1/exe; until test -e /go; do :; done; \
+/// Tries to open descriptor 3 for writing, once nobody executes that file any more (until then the kernel refuses anyway).
+const ATTEMPT: &str = "until test -e /go; do :; done; \
                     until (: >>/proc/self/fd/3) 2>/said.new && echo opened >>/said.new || ! grep -q busy /said.new; \
                     do :; done; mv /said.new /said";
 
@@ -21,7 +20,9 @@ fn the_init_runs_from_a_file_that_cannot_be_written() {
     // A copy of its own: the other tests execute the same binary all the time.
     let own = bundle.path().join("pea");
     fs::copy(testkit::binary("pea"), &own).unwrap();
-    let script = format!("({HOOK}) >/dev/null 2>&1 </dev/null &");
+    // In the container, whose process 1 is the init and has not executed the program yet: what keeps the file that it
+    // runs from is the hook itself, for whom the init waits.
+    let script = format!("exec 3</proc/1/exe; ({ATTEMPT}) >/dev/null 2>&1 </dev/null &");
     bundle.spec["hooks"] = json!({"startContainer": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
     // With this capability the init is open to the hook, as to any process of a privileged container.
     for set in ["bounding", "effective", "permitted", "inheritable", "ambient"] {
