@@ -13,6 +13,8 @@ pub mod cgroup;
 #[doc(hidden)] // the command line: no part of the library's interface
 pub mod command;
 mod criu;
+#[doc(hidden)] // for tests and fuzzing: no part of the library's interface
+pub mod dry;
 mod engine;
 mod error;
 mod helper;

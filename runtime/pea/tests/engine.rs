@@ -1,4 +1,4 @@
-//! How a container comes into being: namespaces, hooks, what its init holds, and what a failure or a kill leaves.
+//! How a container comes into being: namespaces, hooks, what its init holds, and what a failure leaves.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -6,9 +6,9 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use common::{Bundle, stderr, stdout, wait};
+use common::{Bundle, stderr, stdout};
 use serde_json::{Value, json};
 
 fn add_namespace(bundle: &mut Bundle, kind: &str) {
@@ -256,45 +256,4 @@ fn names_and_working_directory_are_set_in_a_read_only_root() {
     let done = bundle.run();
     assert!(stdout(&done).starts_with("pod\ncluster\n/made/for/it\n"), "{}{}", stdout(&done), stderr(&done));
     assert!(stdout(&done).contains("Read-only file system"), "{}", stdout(&done));
-}
-
-/// Runs `pea VERB` under strace, which kills it and every process it starts at its `nth` system call.
-fn killed_at(bundle: &Bundle, verb: &str, nth: u32) {
-    let pea = bundle.pea(&[verb, &bundle.id]);
-    let mut command = Command::new("strace");
-    command.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("inject=all:signal=SIGKILL:when={nth}")]);
-    // Without `timeout`, which would be killed too.
-    command.args(pea.get_args().skip(3)).current_dir(bundle.path());
-    let null = || Stdio::null();
-    let mut strace = command.stdin(null()).stdout(null()).stderr(null()).spawn().expect("strace");
-    let children = format!("/proc/{0}/task/{0}/children", strace.id());
-    let mut started = false;
-    // It stays as long as anything it follows does; `pea` is its only child.
-    let ended = std::cell::RefCell::new(|| {
-        let running = fs::read_to_string(&children).is_ok_and(|pids| !pids.trim().is_empty());
-        started |= running;
-        strace.try_wait().unwrap().is_some() || started && !running
-    });
-    wait("the end of the verb", || (ended.borrow_mut())());
-    let _ = strace.kill();
-    strace.wait().unwrap();
-}
-
-#[test]
-fn what_is_killed_at_any_system_call_leaves_what_delete_removes() {
-    let mut bundle = Bundle::idle();
-    bundle.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/true"}], "startContainer": [{"path": "/bin/true"}]});
-    for nth in (1..500).step_by(7) {
-        killed_at(&bundle, "create", nth);
-        testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
-        bundle.assert_nothing_left();
-    }
-    for verb in ["start", "delete"] {
-        for nth in (1..160).step_by(11) {
-            bundle.create();
-            killed_at(&bundle, verb, nth);
-            testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
-            bundle.assert_nothing_left();
-        }
-    }
 }

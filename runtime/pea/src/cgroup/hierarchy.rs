@@ -157,8 +157,22 @@ fn at(mountpoint: &Path) -> Option<Hierarchy> {
     Some(Hierarchy { mountpoint: mountpoint.to_owned(), name, kind })
 }
 
-#[cfg(test)]
+/// Layouts that no machine has.
 impl Layout {
+    /// One with every v1 controller.
+    pub fn of_v1() -> Self {
+        const ALL: [&str; 11] = [
+            "cpu", "cpuacct", "cpuset", "memory", "blkio", "pids", "hugetlb", "net_cls", "net_prio", "rdma", "devices",
+        ];
+        Self::made_up(Path::new(""), &ALL, None)
+    }
+
+    /// One with the unified hierarchy alone, and every controller in it.
+    pub fn of_v2() -> Self {
+        const ALL: [&str; 8] = ["cpu", "cpuset", "memory", "io", "pids", "hugetlb", "rdma", "misc"];
+        Self::made_up(Path::new(""), &[], Some(&ALL))
+    }
+
     /// A machine with one hierarchy for each of these v1 controllers under `root`, and, when there is a list of its
     /// controllers, a unified one.
     pub fn made_up(root: &Path, v1: &[&str], unified: Option<&[&str]>) -> Self {

@@ -25,7 +25,7 @@ use std::path::{Component, Path, PathBuf};
 
 pub(crate) use entry::{Entry, Subgroups};
 pub(crate) use freeze::{freeze, is_frozen, thaw};
-pub(crate) use hierarchy::{Hierarchy, Kind, all as hierarchies};
+pub(crate) use hierarchy::{Hierarchy, Kind, Layout, all as hierarchies};
 pub(crate) use kill::signal_tree;
 pub(crate) use members::pids;
 pub use oom::{OomEvents, OomWatch};

@@ -50,7 +50,8 @@ impl Plan {
         Self::on(layout, spec, id, driver)
     }
 
-    fn on(layout: Layout, spec: &Spec, id: &str, driver: CgroupDriver) -> Result<Self, Error> {
+    /// For a machine of that layout.
+    pub fn on(layout: Layout, spec: &Spec, id: &str, driver: CgroupDriver) -> Result<Self, Error> {
         let linux = spec.linux().as_ref();
         let given = linux.and_then(|linux| linux.cgroups_path().clone()).unwrap_or_default();
         let anywhere = given.as_os_str().is_empty();

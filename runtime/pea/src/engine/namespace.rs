@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns, unshare};
@@ -150,7 +151,9 @@ impl Joined {
     fn open(namespace: &LinuxNamespace) -> Result<Self, Error> {
         let path = namespace.path().clone().unwrap_or_default();
         let what = format!("config.json: linux.namespaces: {} namespace {}", namespace.typ(), path.display());
-        let file = File::open(&path).map_err(|error| Error::spec(format!("{what}: {}", reason(&error))))?;
+        // Whatever else the path leads to, a pipe or a terminal, must do nothing by being opened.
+        let file = File::options().read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY).open(&path);
+        let file = file.map_err(|error| Error::spec(format!("{what}: {}", reason(&error))))?;
         let kind = flag(namespace.typ());
         match sys::namespace_type(&file) {
             Ok(found) if found == kind.bits() => Ok(Self { kind, what, file }),

@@ -80,16 +80,12 @@ pub mod testing {
 
     use super::*;
 
-    const V1: [&str; 11] =
-        ["cpu", "cpuacct", "cpuset", "memory", "blkio", "pids", "hugetlb", "net_cls", "net_prio", "rdma", "devices"];
-    const V2: [&str; 8] = ["cpu", "cpuset", "memory", "io", "pids", "hugetlb", "rdma", "misc"];
-
     pub fn v1() -> Layout {
-        Layout::made_up(Path::new(""), &V1, None)
+        Layout::of_v1()
     }
 
     pub fn v2() -> Layout {
-        Layout::made_up(Path::new(""), &[], Some(&V2))
+        Layout::of_v2()
     }
 
     /// "directory/file=value" of each value, with only the last part of the hierarchy's name.

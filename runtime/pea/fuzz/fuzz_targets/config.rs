@@ -1,0 +1,16 @@
+//! `config.json`: read, checked, and every plan made for it, on this machine and on made-up layouts of cgroups.
+#![no_main]
+
+#[path = "../../tests/mutation/mod.rs"]
+mod mutation;
+
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fuzz_target!(|data: &[u8]| {
+    let _ = pea::dry::config(data, std::path::Path::new("/"));
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| mutation::change_text(
+    data, size, max_size, seed
+)
+.unwrap_or_else(|| libfuzzer_sys::fuzzer_mutate(data, size, max_size)));

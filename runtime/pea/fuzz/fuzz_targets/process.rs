@@ -1,0 +1,16 @@
+//! `process.json` of `exec --process`: read, checked, planned.
+#![no_main]
+
+#[path = "../../tests/mutation/mod.rs"]
+mod mutation;
+
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fuzz_target!(|data: &[u8]| {
+    let _ = pea::dry::process(data);
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| mutation::change_text(
+    data, size, max_size, seed
+)
+.unwrap_or_else(|| libfuzzer_sys::fuzzer_mutate(data, size, max_size)));

@@ -1,0 +1,18 @@
+//! `state.json` in the state root: read, and written again.
+#![no_main]
+
+#[path = "../../tests/mutation/mod.rs"]
+mod mutation;
+
+use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+
+fuzz_target!(|data: &[u8]| {
+    if let Err(error) = pea::dry::state(data) {
+        assert!(!error.to_string().contains("a bug"), "{error}");
+    }
+});
+
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| mutation::change_text(
+    data, size, max_size, seed
+)
+.unwrap_or_else(|| libfuzzer_sys::fuzzer_mutate(data, size, max_size)));
