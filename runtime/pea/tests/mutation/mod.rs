@@ -1,4 +1,5 @@
 //! Texts that are almost right: JSON documents with something changed in them. The same seed makes the same changes.
+#![allow(dead_code)] // each test file uses a part
 
 use serde_json::{Map, Value, json};
 
@@ -162,7 +163,6 @@ pub fn spoil(text: &mut Vec<u8>, random: &mut Random) {
 
 /// Changes a JSON document of `size` bytes at the beginning of `data` in place; returns its new size. Now and then, and
 /// where it is none, or would get longer than `longest`, nothing is done.
-#[allow(dead_code)] // the fuzz targets'
 pub fn change_text(data: &mut [u8], size: usize, longest: usize, seed: u32) -> Option<usize> {
     let mut random = Random::new(seed.into());
     let mut document: Value = serde_json::from_slice(&data[..size]).ok().filter(|_| !random.once_in(4))?;
