@@ -20,11 +20,16 @@ fn stride(usual: usize) -> usize {
     std::env::var("PEA_KILL_EVERY").map_or(usual, |every| every.parse().expect("a number"))
 }
 
-/// Leaves this thread and the processes it starts nothing but the unified hierarchy.
-fn unified_alone() {
+/// Leaves this thread and the processes it starts nothing but the unified hierarchy. Whether that is anything new.
+fn unified_alone() -> bool {
+    if common::unified() {
+        testkit::skip("there is nothing else on this machine");
+        return false;
+    }
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let script = "mount --make-rprivate / && umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup";
     testkit::run(Command::new("sh").args(["-c", script]));
+    true
 }
 
 /// A container with something of everything that has to be cleared away.
@@ -129,24 +134,28 @@ fn run() {
 
 #[test]
 fn create_on_v2() {
-    unified_alone();
-    walk(&["create"], 29, absent);
+    if unified_alone() {
+        walk(&["create"], 29, absent);
+    }
 }
 
 #[test]
 fn start_on_v2() {
-    unified_alone();
-    walk(&["start"], 31, created);
+    if unified_alone() {
+        walk(&["start"], 31, created);
+    }
 }
 
 #[test]
 fn delete_on_v2() {
-    unified_alone();
-    walk(&["delete"], 23, created);
+    if unified_alone() {
+        walk(&["delete"], 23, created);
+    }
 }
 
 #[test]
 fn run_on_v2() {
-    unified_alone();
-    walk(&["run", "--detach"], 61, absent);
+    if unified_alone() {
+        walk(&["run", "--detach"], 61, absent);
+    }
 }
