@@ -10,7 +10,7 @@ fuzz_target!(|data: &[u8]| {
     let _ = pea::dry::process(data);
 });
 
-fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| mutation::change_text(
-    data, size, max_size, seed
-)
-.unwrap_or_else(|| libfuzzer_sys::fuzzer_mutate(data, size, max_size)));
+fuzz_mutator!(|data: &mut [u8], size: usize, max_size: usize, seed: u32| {
+    mutation::change_text(data, size, max_size, seed)
+        .unwrap_or_else(|| libfuzzer_sys::fuzzer_mutate(data, size, max_size))
+});
