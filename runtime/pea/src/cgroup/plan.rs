@@ -178,14 +178,19 @@ impl Plan {
         self.rdt.as_ref().map_or(Ok(()), |rdt| rdt.place(init))
     }
 
+    /// While the init works: what can be done ahead for [`enforce`](Self::enforce).
+    pub fn load_device_program(&self) -> Option<OwnedFd> {
+        if self.driver == CgroupDriver::Disabled { None } else { devices::load_ahead(&self.devices) }
+    }
+
     /// When the container has been set up, and before a hook or its program runs: what would have slowed or hindered
     /// the set-up, which are the limits of processor time and the device rules.
-    pub fn enforce(&self) -> Result<(), Error> {
+    pub fn enforce(&self, device_program: Option<OwnedFd>) -> Result<(), Error> {
         if self.driver == CgroupDriver::Disabled {
             return Ok(());
         }
         write_all(self.values.iter().filter(|value| value.late))?;
-        match devices::enforce(&self.path, &self.devices) {
+        match devices::enforce(&self.path, &self.devices, device_program) {
             Err(_) if self.rootless => Ok(()),
             enforced => enforced,
         }
@@ -326,7 +331,7 @@ mod tests {
         plan.prepare().expect("made");
         let mut child = std::process::Command::new("sleep").arg("100").spawn().expect("sleep");
         let pid = child.id() as i32;
-        let limited = plan.place(pid).and_then(|()| plan.enforce());
+        let limited = plan.place(pid).and_then(|()| plan.enforce(None));
         let members = pids(plan.path());
         let busy = plan.check();
         child.kill().expect("killed");

@@ -178,17 +178,18 @@ fn attend(build: &Build<'_>, pid: i32, line: &Channel) -> Result<(), Error> {
         netdevice::give(&plan.net_devices, plan.namespaces.network_of(pid)?.as_fd())?;
     }
     tell(&Message::Placed);
+    let mut device_program = plan.cgroup.load_device_program();
     loop {
         match line.receive()? {
             Some(Message::HooksDue) => {
-                plan.cgroup.enforce()?;
+                plan.cgroup.enforce(device_program.take())?;
                 let state = State { pid, ..build.state.clone() };
                 hooks::run("prestart", &plan.hooks.prestart, &state, None)?;
                 hooks::run("createRuntime", &plan.hooks.create_runtime, &state, None)?;
                 tell(&Message::HooksRan);
             }
             Some(Message::Ready) if plan.hooks.any() => return Ok(()),
-            Some(Message::Ready) => return plan.cgroup.enforce(),
+            Some(Message::Ready) => return plan.cgroup.enforce(device_program),
             Some(Message::Failed(error)) => return Err(error),
             Some(_) => return Err(Error::internal("a bug: the init says what only the helper says")),
             None => return Err(died(pid)),

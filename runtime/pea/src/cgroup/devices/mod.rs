@@ -8,7 +8,8 @@ mod program;
 mod unit;
 
 use std::fs::{self, File};
-use std::os::fd::AsFd;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use oci_spec::runtime::{LinuxDeviceCgroup, LinuxDeviceType};
@@ -153,8 +154,22 @@ impl Rules {
     }
 }
 
-/// Puts the rules in force for the container's cgroup.
-pub(crate) fn enforce(path: &Path, rules: &Rules) -> Result<(), Error> {
+/// Has the kernel check the program for those rules, which takes it a while, where [`enforce`] will need one. What fails
+/// here fails again there.
+pub(crate) fn load_ahead(rules: &Rules) -> Option<OwnedFd> {
+    let all = hierarchies().ok()?;
+    let v1 = all.iter().any(|hierarchy| hierarchy.controls("devices"));
+    if v1 || rules.allow_everything() { None } else { load(rules).ok() }
+}
+
+fn load(rules: &Rules) -> io::Result<OwnedFd> {
+    // Kernels before 5.11 count programs as locked memory. Where this fails the limit may be high enough.
+    let _ = process::set_limit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY);
+    bpf::load_device_program(&program::program(&rules.all()), c"Apache-2.0")
+}
+
+/// Puts the rules in force for the container's cgroup, by the program that was loaded ahead, if one was.
+pub(crate) fn enforce(path: &Path, rules: &Rules, loaded: Option<OwnedFd>) -> Result<(), Error> {
     let all = hierarchies()?;
     if let Some(hierarchy) = all.iter().find(|hierarchy| hierarchy.controls("devices")) {
         return enforce_v1(&hierarchy.dir(path), rules);
@@ -168,9 +183,8 @@ pub(crate) fn enforce(path: &Path, rules: &Rules) -> Result<(), Error> {
     };
     let dir = unified.dir(path);
     let cgroup = File::open(&dir).map_err(|error| Error::io(format!("open cgroup {}", dir.display()), error))?;
-    // Kernels before 5.11 count programs as locked memory. Where this fails the limit may be high enough.
-    let _ = process::set_limit(libc::RLIMIT_MEMLOCK, libc::RLIM_INFINITY, libc::RLIM_INFINITY);
-    let attached = bpf::load_device_program(&program::program(&rules.all()), c"Apache-2.0")
+    let attached = loaded
+        .map_or_else(|| load(rules), Ok)
         .and_then(|program| bpf::attach_device_program(program.as_fd(), cgroup.as_fd()));
     match attached {
         Err(error) if error.raw_os_error() == Some(libc::EPERM) && unprivileged() => Ok(()),
