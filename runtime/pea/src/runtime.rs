@@ -42,7 +42,9 @@ impl Runtime {
     ///
     /// Forks: a caller with more than one thread is refused.
     pub fn create_spec(&self, id: &str, spec: Spec, bundle: &Path, options: CreateOptions) -> Result<Pending, Error> {
-        create::create(self.request(id, bundle, Source::Spec(Box::new(spec)), options)?)
+        let text =
+            serde_json::to_vec(&spec).map_err(|error| Error::internal(format!("encode the specification: {error}")))?;
+        create::create(self.request(id, bundle, Source::Spec(Box::new(spec), text), options)?)
     }
 
     /// As [`create`](Self::create), in this very process if it has one thread, no child, and nothing to hand over; the

@@ -68,7 +68,7 @@ impl Creation {
         let path = self.config.clone().unwrap_or_else(|| self.bundle.join("config.json"));
         let (spec, text) = spec::load_given(&path)?;
         let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
-        Ok((Source::Read(Box::new(spec), text), terminal))
+        Ok((Source::Spec(Box::new(spec), text), terminal))
     }
 }
 

@@ -45,6 +45,7 @@ impl Affinity {
 }
 
 fn mask(key: &str, list: Option<&str>) -> Result<Option<Vec<u64>>, Error> {
+    // Empty is as good as absent (runtime-spec, "execCPUAffinity").
     let Some(list) = list.filter(|list| !list.is_empty()) else { return Ok(None) };
     match list::mask(list) {
         Some(mask) => Ok(Some(mask)),

@@ -1,6 +1,7 @@
 //! The bundle's `config.json`: reading it, checking it, and what `spec` writes.
 
 mod amend;
+mod config;
 mod default;
 
 use std::collections::BTreeSet;
@@ -13,6 +14,8 @@ use serde_json::{Value, json};
 
 pub use amend::{NOTIFY_SOCKET, add_env, add_notify_socket};
 pub use default::{default_spec, make_rootless};
+
+use config::{Config, ConfigProcess};
 
 use crate::cgroup::devices::Rules;
 use crate::error::Error;
@@ -58,7 +61,7 @@ fn read(text: &[u8], path: &Path) -> Result<(Spec, BTreeSet<String>), Error> {
     if let Some(resources) = value.pointer_mut("/linux/resources") {
         crate::cgroup::without_empty_pids(resources);
     }
-    Ok((typed(value, path)?, unknown))
+    Ok((typed::<Config>(value, path)?.into(), unknown))
 }
 
 /// Reads a process description (`exec --process`).
@@ -69,7 +72,7 @@ pub fn parse_process(text: &[u8], path: &Path) -> Result<Process, Error> {
 /// A process description that has been read; `path` is for the error's text.
 pub fn process_of(mut value: Value, path: &Path) -> Result<Process, Error> {
     complete(&mut value);
-    typed(value, path)
+    Ok(typed::<ConfigProcess>(value, path)?.into())
 }
 
 fn decode(text: &[u8], path: &Path) -> Result<Value, Error> {
@@ -88,10 +91,6 @@ fn complete(process: &mut Value) -> BTreeSet<String> {
     process.entry("cwd").or_insert_with(|| json!("/"));
     if let Some(flags) = process.get_mut("scheduler").and_then(|scheduler| scheduler.get_mut("flags")) {
         respell(flags);
-    }
-    if let Some(affinity) = process.get_mut("execCPUAffinity").and_then(Value::as_object_mut) {
-        // Empty is as good as absent (runtime-spec, "execCPUAffinity").
-        affinity.retain(|_, list| list != "");
     }
     let mut unknown = BTreeSet::new();
     let sets = process.get_mut("capabilities").and_then(Value::as_object_mut);

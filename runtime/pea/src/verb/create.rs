@@ -28,10 +28,8 @@ use crate::store::{Container, Init, Lock, Record, replace};
 pub enum Source {
     /// The bundle's `config.json`.
     Bundle,
-    /// A specification in memory.
-    Spec(Box<Spec>),
-    /// The bundle's `config.json` as it was read already, with its text.
-    Read(Box<Spec>, Vec<u8>),
+    /// A specification in memory, and its JSON.
+    Spec(Box<Spec>, Vec<u8>),
 }
 
 /// Begins the creation in a helper child.
@@ -149,12 +147,7 @@ impl Request {
 
     fn spec(&mut self) -> Result<(Spec, Vec<u8>), Error> {
         match mem::replace(&mut self.source, Source::Bundle) {
-            Source::Spec(spec) => {
-                let text = serde_json::to_vec(&spec)
-                    .map_err(|error| Error::internal(format!("encode the specification: {error}")))?;
-                Ok((*spec, text))
-            }
-            Source::Read(spec, text) => Ok((*spec, text)),
+            Source::Spec(spec, text) => Ok((*spec, text)),
             Source::Bundle => {
                 let path = self.options.config.clone().unwrap_or_else(|| self.bundle.join("config.json"));
                 spec::load_given(&path)
