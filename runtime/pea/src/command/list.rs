@@ -5,7 +5,6 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use clap::Args;
-use nix::unistd::{Uid, User};
 
 use super::{Format, compact_json, print};
 use crate::error::Error;
@@ -39,8 +38,19 @@ pub fn run(runtime: &Runtime, root: &Path, arguments: &Arguments) -> Result<(), 
 /// Who made the container: the name of the directory's owner, or the number after a #.
 fn owner(dir: &Path) -> String {
     let Ok(uid) = fs::metadata(dir).map(|dir| dir.uid()) else { return String::new() };
-    let user = User::from_uid(Uid::from_raw(uid)).ok().flatten();
-    user.map_or_else(|| format!("#{uid}"), |user| user.name)
+    user_name(uid).unwrap_or_else(|| format!("#{uid}"))
+}
+
+/// As the machine's own list has it. Not getpwuid_r(3), which would load other sources of names: a static program cannot.
+fn user_name(uid: u32) -> Option<String> {
+    let uid = uid.to_string();
+    let users = fs::read("/etc/passwd").ok()?;
+    String::from_utf8_lossy(&users).lines().find_map(|line| {
+        // passwd(5): name, password, user id.
+        let mut fields = line.split(':');
+        let name = fields.next()?;
+        (fields.nth(1)? == uid).then(|| name.to_owned())
+    })
 }
 
 /// In runc's columns: at least 12 wide, and 3 apart.

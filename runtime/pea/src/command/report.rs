@@ -31,7 +31,7 @@ pub fn check(global: &Global) -> Result<(), Error> {
 
 fn log(global: &Global, level: &str, message: &str) {
     let Some(path) = &global.log else { return };
-    let time = jiff::Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    let time = format!("{:.0}", jiff::Timestamp::now());
     let line = match global.log_format {
         LogFormat::Json => json!({"level": level, "msg": message, "time": time}).to_string(),
         LogFormat::Text => format!("time=\"{time}\" level={level} msg={message:?}"),
