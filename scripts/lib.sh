@@ -44,6 +44,7 @@ build_release() {
     say "building release binaries"
     local libseccomp glibc flags="-C target-feature=+crt-static"
     libseccomp=$(cc -print-file-name=libseccomp.a)
+    flags+=" -C link-arg=-Wl,-T,scripts/no-unwinding.ld -C link-arg=-Wl,--no-eh-frame-hdr"
     # Addresses to correct at start take a bit each, not 24 bytes. The code that corrects them is in glibc since 2.36.
     glibc=$(getconf GNU_LIBC_VERSION | cut -d' ' -f2)
     if printf '2.36\n%s\n' "$glibc" | sort -V -C; then flags+=" -C link-arg=-Wl,-z,pack-relative-relocs"; fi
