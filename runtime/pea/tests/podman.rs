@@ -87,13 +87,14 @@ impl Drop for Podman {
     }
 }
 
-/// podman keeps locks and caches in places no option names; here they are the test's own.
+/// podman keeps locks and caches in places no option names, and has pea keep its state where it does unless told
+/// otherwise; here all that is the test's own.
 fn enter_mounts() {
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
     let none = None::<&str>;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).expect("private mounts");
-    fs::create_dir_all("/var/lib/containers").unwrap();
-    for dir in ["/dev/shm", "/var/lib/containers"] {
+    for dir in ["/dev/shm", "/run/pea", "/var/lib/containers"] {
+        fs::create_dir_all(dir).unwrap();
         mount(Some("tmpfs"), dir, Some("tmpfs"), MsFlags::empty(), none).expect("a tmpfs");
     }
 }
