@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, Seek};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
+use std::path::Path;
 
 use nix::fcntl::{AtFlags, FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -18,7 +19,7 @@ use nix::sys::statvfs::{FsFlags, fstatvfs};
 use nix::unistd::execveat;
 
 use crate::error::Error;
-use crate::sys::image;
+use crate::sys::mount::{Change, attribute, change, clone_tree};
 
 const OWN_EXE: &str = "/proc/self/exe";
 
@@ -37,7 +38,7 @@ pub fn ensure() -> Result<(), Error> {
     if is_safe(&own) {
         return Ok(());
     }
-    let image = match image::read_only_mount(own.as_fd()) {
+    let image = match read_only_mount(own.as_fd()) {
         Ok(mount) => mount,
         Err(_) => sealed_copy(own).map_err(|error| Error::io("copy the program into memory", error))?,
     };
@@ -54,6 +55,12 @@ fn is_safe(file: &File) -> bool {
 fn is_sealed(file: &File) -> bool {
     let seals = fcntl(file, FcntlArg::F_GET_SEALS).map(SealFlag::from_bits_truncate);
     seals.is_ok_and(|seals| seals.contains(SealFlag::F_SEAL_WRITE))
+}
+
+fn read_only_mount(own: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let mount = clone_tree(own, Path::new(""), false, true)?;
+    change(mount.as_fd(), false, Change::set(attribute::READ_ONLY))?;
+    Ok(mount)
 }
 
 fn sealed_copy(mut own: File) -> io::Result<OwnedFd> {

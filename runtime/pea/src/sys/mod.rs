@@ -6,7 +6,6 @@
 pub mod bpf;
 pub mod capability;
 pub mod clone;
-pub mod image;
 pub mod mount;
 pub mod notify;
 pub mod process;
