@@ -1,8 +1,17 @@
 //! The verbs, from the environment and stdin to what is printed.
 //!
-//! Every type of plugin is a module below with a function a verb; today that is [`bridge`].
+//! Every type of plugin is a module below with a [`Type`]: its name and a function a verb. What they share:
+//!
+//! | module | what |
+//! |---|---|
+//! | [`call`] | one call, and what a type is |
+//! | [`chain`] | the result of the plugins before this one |
+//! | [`delegate`] | calling a plugin of another vendor |
 
 pub mod bridge;
+pub mod call;
+pub mod chain;
+pub mod delegate;
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -13,36 +22,47 @@ use crate::ipam::{AllocateError, StoreError};
 use crate::netlink;
 use crate::spec::{Config, Environment, Error, Verb, Version, code};
 
-/// Serves one call: `command` is `CNI_COMMAND`, `variable` reads any other variable, `stdin` gives the configuration.
+pub use call::{Call, Type};
+
+/// The types in this binary. The first is what it is when nothing says otherwise.
+pub const TYPES: &[&Type] = &[&bridge::TYPE];
+
+/// The type of that name.
+pub fn of_name(name: &str) -> Option<&'static Type> {
+    TYPES.iter().find(|of| of.name == name).copied()
+}
+
+/// What this process is called with, besides stdin.
+#[derive(Debug, Clone, Copy)]
+pub struct Called<'a> {
+    /// The base name of `argv[0]`: what a runtime looked for. It wins over `type`, because an IPAM is given the
+    /// configuration of the plugin that calls it.
+    pub name: &'a str,
+    /// `CNI_COMMAND`
+    pub command: &'a str,
+}
+
+/// Serves one call: `variable` reads any variable but `CNI_COMMAND`, `stdin` gives the configuration.
 /// Returns what belongs on stdout.
 ///
 /// # Errors
 /// The error object that belongs on stdout instead.
 pub fn run(
-    command: &str,
+    called: Called<'_>,
     variable: impl Fn(&str) -> Option<OsString>,
     stdin: impl Read,
 ) -> Result<Option<String>, Error> {
-    let verb = Verb::parse(command)?;
+    let verb = Verb::parse(called.command)?;
     let environment = Environment::read(verb, variable)?;
     let text = read_all(stdin)?;
     if verb == Verb::Version {
-        return version(&text).map(Some);
+        return version(of_name(called.name).unwrap_or(&bridge::TYPE), &text).map(Some);
     }
     let config = Config::parse(&text)?;
-    let served = verb.allowed_in(config.version).and_then(|()| serve(verb, &config, &environment));
+    let call = Call { verb, config: &config, environment: &environment, stdin: &text };
+    let of = of_name(called.name).or_else(|| of_name(&config.plugin_type)).unwrap_or(&bridge::TYPE);
+    let served = verb.allowed_in(config.version).and_then(|()| of.serve(&call));
     served.map_err(|error| Error { cni_version: config.version.to_string(), ..error })
-}
-
-fn serve(verb: Verb, config: &Config, environment: &Environment) -> Result<Option<String>, Error> {
-    match verb {
-        Verb::Add => bridge::add(config, environment).map(Some),
-        Verb::Del => bridge::del(config, environment).map(|()| None),
-        Verb::Check => bridge::check(config, environment).map(|()| None),
-        Verb::Gc => bridge::gc(config).map(|()| None),
-        Verb::Status => bridge::status(config).map(|()| None),
-        Verb::Version => Ok(None),
-    }
 }
 
 fn read_all(mut stdin: impl Read) -> Result<Vec<u8>, Error> {
@@ -52,12 +72,12 @@ fn read_all(mut stdin: impl Read) -> Result<Vec<u8>, Error> {
 }
 
 /// VERSION echoes the version it is asked in; stdin may be empty.
-fn version(text: &[u8]) -> Result<String, Error> {
+fn version(of: &Type, text: &[u8]) -> Result<String, Error> {
     let asked = match text.trim_ascii() {
         [] => None,
         text => crate::spec::json::Folded::parse(text)?.root().get("cniVersion").text()?.map(str::to_owned),
     };
-    let supported: Vec<_> = Version::supported().collect();
+    let supported: Vec<_> = Version::supported_since(of.oldest).collect();
     let version = asked.unwrap_or_else(|| Version::CURRENT.to_string());
     Ok(json!({"cniVersion": version, "supportedVersions": supported}).to_string())
 }
@@ -107,7 +127,7 @@ mod tests {
     use super::*;
 
     fn call(command: &str, stdin: &str) -> Result<Option<String>, Error> {
-        run(command, |_| None, stdin.as_bytes())
+        run(Called { name: "cni-bridge", command }, |_| None, stdin.as_bytes())
     }
 
     // Behaviours 2, 3.

@@ -38,7 +38,7 @@ const ID: &str = "CNI_CONTAINERID";
 const NETNS: &str = "CNI_NETNS";
 const IFNAME: &str = "CNI_IFNAME";
 
-/// `CNI_PATH` is missing here on purpose: nothing is ever executed from it.
+/// `CNI_PATH` is required nowhere, as in the specification: a plugin that calls no other has no need of it.
 const TABLE: &[Row] = &[
     Row { verb: Verb::Add, name: "ADD", required: &[ID, NETNS, IFNAME], since: Version::V0_1_0 },
     Row { verb: Verb::Del, name: "DEL", required: &[ID, IFNAME], since: Version::V0_1_0 },
@@ -102,6 +102,8 @@ pub struct Environment {
     pub args: CniArgs,
     /// `CNI_NETNS_OVERRIDE`: allow a `CNI_NETNS` that is the plugin's own namespace.
     pub netns_override: bool,
+    /// `CNI_PATH`: the directories searched for a plugin to call, in order.
+    pub path: Vec<PathBuf>,
 }
 
 impl Environment {
@@ -125,6 +127,7 @@ impl Environment {
                 _ => CniArgs::default(),
             },
             netns_override: truth(&text("CNI_NETNS_OVERRIDE")),
+            path: variable("CNI_PATH").iter().flat_map(std::env::split_paths).collect(),
         };
         if verb.row().required.contains(&ID) && !is_identifier(&environment.container_id) {
             return Err(invalid(format!(

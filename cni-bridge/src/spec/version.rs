@@ -42,6 +42,11 @@ impl Version {
         NAMES.iter().map(|(_, name)| *name)
     }
 
+    /// The names of `oldest` and all newer versions, oldest first.
+    pub fn supported_since(oldest: Version) -> impl Iterator<Item = &'static str> {
+        NAMES.iter().filter(move |(version, _)| *version >= oldest).map(|(_, name)| *name)
+    }
+
     /// The version of that name; an empty name means 0.1.0.
     ///
     /// # Errors

@@ -11,7 +11,8 @@ use super::{LOCK_DEADLINE, flatten, masquerade, open_pod};
 use crate::ipam::{self, AllocateError, Lease, Locked};
 use crate::netlink::link::{self, Link, PortFlags};
 use crate::netlink::{Netns, RouteSocket, address, neighbour, route, sysctl};
-use crate::spec::{Config, Environment, Error, Success, code};
+use crate::plugin::Call;
+use crate::spec::{Environment, Error, Success, code};
 
 /// The two ends of the work: the node's namespace and the pod's, each with a socket in it.
 struct Ends {
@@ -35,8 +36,9 @@ impl Ends {
 ///
 /// # Errors
 /// What failed, with its code of the specification.
-pub fn add(config: &Config, environment: &Environment) -> Result<String, Error> {
-    let plan = Plan::new(config, environment)?;
+pub fn add(call: &Call<'_>) -> Result<Success, Error> {
+    let environment = call.environment;
+    let plan = Plan::new(call)?;
     let mut ends = Ends::open(environment)?;
     // Asked before anything is made: the commonest failure then has nothing to undo.
     if link::by_name(&mut ends.inside, &plan.attachment.ifname)?.is_some() {
@@ -45,7 +47,7 @@ pub fn add(config: &Config, environment: &Environment) -> Result<String, Error> 
             .with_details("the pod is attached already: DEL it first"));
     }
     let mut undo = Undo::default();
-    let attached = attach(&plan, &mut ends, &mut undo).and_then(|success| success.to_json(config.version));
+    let attached = attach(&plan, &mut ends, &mut undo);
     attached.map_err(|error| undo.unwind(error, &plan, &mut ends.node))
 }
 

@@ -8,7 +8,8 @@ use super::plan::Plan;
 use super::{LOCK_DEADLINE, flatten, masquerade, open_pod};
 use crate::netlink::route::Family;
 use crate::netlink::{Link, Netns, RouteSocket, address, link, route};
-use crate::spec::{Config, Environment, Error, Interface, IpConfig, Success, code};
+use crate::plugin::Call;
+use crate::spec::{Error, Interface, IpConfig, Success, code};
 
 fn differs(what: impl Into<String>) -> Error {
     Error::new(code::CHECK_FAILED, what)
@@ -18,8 +19,9 @@ fn differs(what: impl Into<String>) -> Error {
 ///
 /// # Errors
 /// [`code::CHECK_FAILED`] with the first difference.
-pub fn check(config: &Config, environment: &Environment) -> Result<(), Error> {
-    let plan = Plan::new(config, environment)?;
+pub fn check(call: &Call<'_>) -> Result<(), Error> {
+    let (config, environment) = (call.config, call.environment);
+    let plan = Plan::new(call)?;
     let result = config.prev_result()?.ok_or_else(|| Error::config("Required prevResult missing"))?;
     let home = Netns::current()?;
     let pod = open_pod(environment, &home)?;

@@ -3,17 +3,18 @@
 use std::net::IpAddr;
 
 use super::settings::bridge_name;
-use super::{LOCK_DEADLINE, attachment, flatten, host_name, is_ours, masquerade};
+use super::{LOCK_DEADLINE, flatten, host_name, is_ours, masquerade};
 use crate::ipam::{Store, config};
 use crate::netlink::{self, Link, Netns, RouteSocket, link};
+use crate::plugin::Call;
 use crate::spec::{Attachment, Config, Environment, Error};
 
 /// Detaches the pod. What is gone already is no failure; what fails does not keep the rest from being done.
 ///
 /// # Errors
 /// All that failed, as one.
-pub fn del(config: &Config, environment: &Environment) -> Result<(), Error> {
-    let attachment = attachment(environment);
+pub fn del(call: &Call<'_>) -> Result<(), Error> {
+    let (config, environment, attachment) = (call.config, call.environment, call.attachment());
     // The link before the lease: an address is free only when nobody uses it any more.
     let outcomes = [remove_veth(config, environment, &attachment), free(config, &attachment)];
     Error::all(outcomes.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)

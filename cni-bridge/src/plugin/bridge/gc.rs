@@ -7,13 +7,15 @@ use super::{LOCK_DEADLINE, attachment_of_alias, host_name, masquerade};
 use crate::ipam::store::is_held_by;
 use crate::ipam::{self, config};
 use crate::netlink::{RouteSocket, link};
+use crate::plugin::Call;
 use crate::spec::{Attachment, CniArgs, Config, Error, code};
 
 /// Removes what belongs to this network and to no attachment on the list. Without a list, nothing.
 ///
 /// # Errors
 /// All that failed, as one, after all that could be done.
-pub fn gc(config: &Config) -> Result<(), Error> {
+pub fn gc(call: &Call<'_>) -> Result<(), Error> {
+    let config = call.config;
     let Some(valid) = config.valid_attachments()? else { return Ok(()) };
     let outcomes = [collect_veths(config, &valid), collect_leases(config, &valid)];
     Error::all(outcomes.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
@@ -63,7 +65,8 @@ fn collect_leases(config: &Config, valid: &[Attachment]) -> Result<(), Error> {
 ///
 /// # Errors
 /// What is wrong with the configuration, or [`code::NOT_AVAILABLE`] when a range has no free address.
-pub fn status(config: &Config) -> Result<(), Error> {
+pub fn status(call: &Call<'_>) -> Result<(), Error> {
+    let config = call.config;
     let settings = Settings::read(config, &CniArgs::default())?;
     let Some(ipam) = ipam::Config::read(config, &CniArgs::default())? else { return Ok(()) };
     let unavailable = |msg: String| Error::new(code::NOT_AVAILABLE, msg);

@@ -25,21 +25,23 @@ mod undo;
 
 use std::time::Duration;
 
-pub use add::add;
-pub use check::check;
-pub use del::del;
-pub use gc::{gc, status};
-
+use super::Type;
 use crate::netlink::{self, Netns};
-use crate::spec::{Attachment, Environment, Error, code};
+use crate::spec::{Attachment, Environment, Error, Version, code};
+
+/// The type, under the reference's name. `cni-bridge` is it too.
+pub static TYPE: Type = Type {
+    name: "bridge",
+    oldest: Version::V0_1_0,
+    add: add::add,
+    del: del::del,
+    check: check::check,
+    gc: gc::gc,
+    status: gc::status,
+};
 
 /// How long another plugin may hold a network's leases. One holds them for under a millisecond.
 const LOCK_DEADLINE: Duration = Duration::from_secs(10);
-
-/// The attachment the environment names.
-fn attachment(environment: &Environment) -> Attachment {
-    Attachment { container_id: environment.container_id.clone(), ifname: environment.ifname.clone() }
-}
 
 /// The name of the node's end of an attachment's veth pair: found again from the ids alone, without the pod's
 /// namespace, a result, or any state. 44 bits of hash fill the name: among a thousand pods two are

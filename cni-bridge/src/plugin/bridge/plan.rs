@@ -6,12 +6,13 @@ use std::path::Path;
 use ipnetwork::IpNetwork;
 
 use super::settings::Settings;
-use super::{alias, attachment, host_name};
+use super::{alias, host_name};
 use crate::ipam::{self, Lease};
 use crate::netlink::link::End;
 use crate::netlink::route::{NewRoute, SCOPE_LINK};
 use crate::netlink::{Link, Mac};
-use crate::spec::{Attachment, Config, Dns, Environment, Error, Interface, IpConfig, Route, Success};
+use crate::plugin::Call;
+use crate::spec::{Attachment, Dns, Error, Interface, IpConfig, Route, Success};
 
 /// What is known before an address is leased.
 #[derive(Debug, Clone)]
@@ -39,8 +40,8 @@ impl Plan {
     ///
     /// # Errors
     /// What is wrong with the configuration.
-    pub fn new(config: &Config, environment: &Environment) -> Result<Plan, Error> {
-        let attachment = attachment(environment);
+    pub fn new(call: &Call<'_>) -> Result<Plan, Error> {
+        let (config, environment, attachment) = (call.config, call.environment, call.attachment());
         let settings = Settings::read(config, &environment.args)?;
         let ipam = ipam::Config::read(config, &environment.args)?;
         let mut dns = config.dns()?;
@@ -171,6 +172,7 @@ fn kernel_route(route: &Route, leases: &[Lease]) -> NewRoute {
 mod tests {
     use super::*;
     use crate::spec::{CniArgs, Version};
+    use crate::spec::{Config, Environment, Verb};
 
     fn plan(extra: &str) -> Plan {
         let text = format!(r#"{{"name": "net", "cniVersion": "1.0.0", "type": "bridge", {extra}}}"#);
@@ -180,7 +182,8 @@ mod tests {
             args: CniArgs::default(),
             ..Environment::default()
         };
-        Plan::new(&Config::parse(text.as_bytes()).unwrap(), &environment).unwrap()
+        let config = Config::parse(text.as_bytes()).unwrap();
+        Plan::new(&Call { verb: Verb::Add, config: &config, environment: &environment, stdin: &[] }).unwrap()
     }
 
     fn lease(address: &str, subnet: &str, gateway: &str) -> Lease {
