@@ -29,6 +29,10 @@ pub struct Link {
     pub up: bool,
     /// Whether it was set promiscuous by request.
     pub promiscuous: bool,
+    /// Whether it was set by request to take in all multicast packets.
+    pub all_multicast: bool,
+    /// How many packets may wait to be sent.
+    pub queue_length: u32,
     /// The index of the bridge it is a port of.
     pub controller: Option<u32>,
     /// For a veth, the index of its other end in that end's namespace.
@@ -44,12 +48,14 @@ impl Link {
             index: message.header.index,
             up: flags.contains(LinkFlags::Up),
             promiscuous: flags.contains(LinkFlags::Promisc),
+            all_multicast: flags.contains(LinkFlags::Allmulti),
             ..Link::default()
         };
         for attribute in message.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => link.name = name,
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                LinkAttribute::TxQueueLen(length) => link.queue_length = length,
                 LinkAttribute::Controller(index) => link.controller = Some(index),
                 LinkAttribute::Link(index) => link.peer = Some(index),
                 LinkAttribute::IfAlias(alias) => link.alias = alias,

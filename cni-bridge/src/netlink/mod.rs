@@ -5,6 +5,8 @@
 //! | [`socket`] | a blocking rtnetlink socket: a batch is one `sendmsg`, each answer is awaited |
 //! | [`link`], [`address`], [`route`], [`neighbour`] | requests and look-ups, as values for a batch |
 //! | [`nft`] | nf_tables transactions |
+//! | [`tune`] | what can be changed of an interface that is there |
+//! | [`tc`] | traffic control: token buckets and redirection |
 //! | [`netns`] | entering a network namespace and coming back |
 //! | [`sysctl`] | `/proc/sys/net` of the current namespace |
 //! | [`mac`] | hardware addresses |
@@ -26,6 +28,8 @@ pub mod nft;
 pub mod route;
 pub mod socket;
 pub mod sysctl;
+pub mod tc;
+pub mod tune;
 mod wire;
 
 use nix::errno::Errno;

@@ -98,12 +98,23 @@ impl RouteSocket {
     /// # Errors
     /// When it cannot be asked.
     pub fn get(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Error> {
-        let found = self.ask(doing, message, 0);
-        match found {
-            Ok(found) => Ok(found.into_iter().next()),
+        match self.ask_one(doing, message, 0) {
             Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ENOENT)) => Ok(None),
-            Err(error) => Err(error),
+            answer => answer,
         }
+    }
+
+    /// Asks for one object, with flags beyond `NLM_F_REQUEST`.
+    ///
+    /// # Errors
+    /// When it cannot be asked, or there is no such object.
+    pub fn ask_one(
+        &mut self,
+        doing: &str,
+        message: RouteNetlinkMessage,
+        flags: u16,
+    ) -> Result<Option<RouteNetlinkMessage>, Error> {
+        Ok(self.ask(doing, message, flags)?.into_iter().next())
     }
 
     /// Asks for all objects that match `message`.
