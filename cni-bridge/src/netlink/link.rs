@@ -220,6 +220,16 @@ pub fn set_up(name: &str) -> Request {
     }
 }
 
+/// Sets an interface down.
+pub fn set_down(name: &str) -> Request {
+    Request {
+        doing: format!("set {name} down"),
+        message: RouteNetlinkMessage::SetLink(LinkUnspec::new_with_name(name).down().build()),
+        flags: 0,
+        tolerate: &[],
+    }
+}
+
 /// Sets an interface promiscuous.
 pub fn set_promiscuous(name: &str) -> Request {
     Request {

@@ -237,8 +237,11 @@ fn redirect(index: u32) -> TcAttribute {
         TcActionAttribute::Kind(TcActionMirror::KIND.into()),
         TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror))]),
     ];
-    let options =
-        [TcFilterU32Option::ClassId(CLASS), TcFilterU32Option::Selector(selector), TcFilterU32Option::Action(vec![action])];
+    let options = [
+        TcFilterU32Option::ClassId(CLASS),
+        TcFilterU32Option::Selector(selector),
+        TcFilterU32Option::Action(vec![action]),
+    ];
     TcAttribute::Options(options.into_iter().map(TcOption::U32).collect())
 }
 

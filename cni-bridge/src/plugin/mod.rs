@@ -6,12 +6,15 @@
 //! |---|---|
 //! | [`call`] | one call, and what a type is |
 //! | [`chain`] | the result of the plugins before this one |
+//! | [`pod`] | the pod's network namespace |
 //! | [`delegate`] | calling a plugin of another vendor |
 
 pub mod bridge;
 pub mod call;
 pub mod chain;
 pub mod delegate;
+pub mod loopback;
+pub mod pod;
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -25,7 +28,7 @@ use crate::spec::{Config, Environment, Error, Verb, Version, code};
 pub use call::{Call, Type};
 
 /// The types in this binary. The first is what it is when nothing says otherwise.
-pub const TYPES: &[&Type] = &[&bridge::TYPE];
+pub const TYPES: &[&Type] = &[&bridge::TYPE, &loopback::TYPE];
 
 /// The type of that name.
 pub fn of_name(name: &str) -> Option<&'static Type> {

@@ -1,6 +1,8 @@
 //! A node of its own for each test, pods on it, and calls of the plugin as a runtime makes them.
 #![allow(dead_code)] // each test file uses its part
 
+pub mod chain;
+
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::AsRawFd;

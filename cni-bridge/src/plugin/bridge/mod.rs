@@ -26,8 +26,8 @@ mod undo;
 use std::time::Duration;
 
 use super::Type;
-use crate::netlink::{self, Netns};
-use crate::spec::{Attachment, Environment, Error, Version, code};
+use super::pod::{flatten, open as open_pod};
+use crate::spec::{Attachment, Version};
 
 /// The type, under the reference's name. `cni-bridge` is it too.
 pub static TYPE: Type = Type {
@@ -70,27 +70,6 @@ fn attachment_of_alias(network: &str, alias: &str) -> Option<Attachment> {
 /// Whether an alias is one of ours, of any network.
 fn is_ours(alias: &str) -> bool {
     alias.starts_with(ALIAS)
-}
-
-/// Opens the pod's namespace, refusing the plugin's own.
-fn open_pod(environment: &Environment, home: &Netns) -> Result<Netns, Error> {
-    let path = environment.netns.as_deref().unwrap_or_else(|| "".as_ref());
-    let pod = Netns::open(path).map_err(|error| {
-        let error = Error::new(code::INVALID_ENVIRONMENT, format!("CNI_NETNS: {error}"));
-        error.with_details("the pod's sandbox is gone, or the runtime passed the wrong path")
-    })?;
-    if pod.is(home)? && !environment.netns_override {
-        let msg =
-            format!("CNI_NETNS {}: plugin's netns and netns from CNI_NETNS should not be the same", path.display());
-        return Err(Error::new(code::INVALID_NETNS, msg)
-            .with_details("set CNI_NETNS_OVERRIDE=1 to attach the node's own namespace"));
-    }
-    Ok(pod)
-}
-
-/// An inner failure (of what was done inside a namespace) is as good as an outer one.
-fn flatten<T>(outcome: Result<Result<T, netlink::Error>, netlink::Error>) -> Result<T, netlink::Error> {
-    outcome.and_then(|inner| inner)
 }
 
 #[cfg(test)]
