@@ -7,9 +7,10 @@ use ipnetwork::IpNetwork;
 
 use super::range::{Range, RangeError, RangeSet};
 use super::store::{DEFAULT_DATA_DIR, Store};
+use crate::spec::env::address;
 use crate::spec::json::Node;
 use crate::spec::result::read_routes;
-use crate::spec::{self, CniArgs, Error, Route, Version};
+use crate::spec::{self, CniArgs, Error, Route, Version, code};
 
 /// The type whose configuration and files are served here.
 const BUILT_IN: &str = "host-local";
@@ -77,7 +78,11 @@ impl Config {
                 "CNI version {version} does not support more than 1 address per family"
             )));
         }
-        let mut requested: Vec<IpAddr> = args.ip.into_iter().chain(config.runtime()?.ips).collect();
+        let from_args = args.ip.as_deref().map(|text| {
+            let refused = || Error::new(code::INVALID_ENVIRONMENT, format!("CNI_ARGS: invalid IP address {text}"));
+            address(text).ok_or_else(refused)
+        });
+        let mut requested: Vec<IpAddr> = from_args.transpose()?.into_iter().chain(config.runtime()?.ips).collect();
         // The same wish may come from several sources.
         requested.sort_unstable();
         requested.dedup();
@@ -112,7 +117,6 @@ fn read_range(node: &Node<'_>) -> Result<Range, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::spec::code;
 
     fn read(text: &str) -> Result<Option<Config>, Error> {
         Config::read(&spec::Config::parse(text.as_bytes()).unwrap(), &CniArgs::default())

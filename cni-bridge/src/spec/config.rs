@@ -112,17 +112,18 @@ impl Config {
         Ok(asked)
     }
 
-    /// `cni.dev/valid-attachments` of GC. None when the key is absent, which is not the same as empty:
-    /// an absent list destroys nothing, an empty one everything.
+    /// `cni.dev/valid-attachments` of GC, or `cni.dev/attachments` as the first runtimes of 1.1.0 spell it (issue 1101 of
+    /// containernetworking/cni). None when the key is absent, which is not the same as empty: an absent list destroys
+    /// nothing, an empty one everything.
     ///
     /// # Errors
     /// [`code::DECODE`], or [`code::INVALID_CONFIG`] for an item without id or interface: to leave such a one out
     /// would be to destroy the attachment it was meant to keep.
     pub fn valid_attachments(&self) -> Result<Option<Vec<Attachment>>, Error> {
-        let node = self.root().get("cni.dev/valid-attachments");
-        if !node.exists() {
+        let named = |key: &str| Some(self.root().get(key)).filter(Node::exists);
+        let Some(node) = named("cni.dev/valid-attachments").or_else(|| named("cni.dev/attachments")) else {
             return Ok(None);
-        }
+        };
         let member = |item: &Node<'_>, key: &str| {
             let member = item.get(key);
             let text = member.text()?.ok_or_else(|| Error::config(format!("{} is missing", member.path())))?;
@@ -175,6 +176,10 @@ mod tests {
         assert_eq!(list(r#"{"name": "n", "cni.dev/valid-attachments": []}"#), Some(vec![]));
         let one = list(r#"{"name": "n", "cni.dev/valid-attachments": [{"containerID": "a", "ifname": "eth0"}]}"#);
         assert_eq!(one, Some(vec![Attachment { container_id: "a".into(), ifname: "eth0".into() }]));
+        let legacy = r#""cni.dev/attachments": [{"containerID": "a", "ifname": "eth0"}]"#;
+        assert_eq!(list(&format!(r#"{{"name": "n", {legacy}}}"#)), one);
+        assert_eq!(list(&format!(r#"{{"name": "n", {legacy}, "cni.dev/valid-attachments": []}}"#)), Some(vec![]));
+        assert_eq!(list(r#"{"name": "n", "cni.dev/valid-attachments": null}"#), None, "what libcni sends for no list");
     }
 
     #[test]

@@ -170,14 +170,16 @@ pub fn check_interface_name(name: &str) -> Result<(), &'static str> {
 }
 
 fn truth(text: &str) -> bool {
-    matches!(text, "1" | "true" | "TRUE" | "True" | "t" | "T")
+    text == "1" || text.eq_ignore_ascii_case("true")
 }
 
 /// The pairs of `CNI_ARGS` this plugin knows.
 #[derive(Debug, Clone, Default)]
 pub struct CniArgs {
-    /// `IP`: an address asked for, with or without a prefix length.
-    pub ip: Option<IpAddr>,
+    /// `IP`: what is asked for. host-local takes an address, `static` a list of addresses with prefix lengths.
+    pub ip: Option<String>,
+    /// `GATEWAY`: for `static`, a list of gateways.
+    pub gateway: Option<String>,
     /// `MAC`: the container interface's address.
     pub mac: Option<String>,
 }
@@ -197,9 +199,10 @@ impl CniArgs {
             };
             match key {
                 // Empty is as good as absent, as in the reference.
-                "IP" | "MAC" if value.is_empty() => {}
+                "IP" | "GATEWAY" | "MAC" if value.is_empty() => {}
                 "IgnoreUnknown" => ignore_unknown = truth(value),
-                "IP" => args.ip = Some(address(value).ok_or_else(|| invalid(format!("CNI_ARGS: IP={value:?}")))?),
+                "IP" => args.ip = Some(value.to_owned()),
+                "GATEWAY" => args.gateway = Some(value.to_owned()),
                 "MAC" => args.mac = Some(value.to_owned()),
                 _ => unknown.push(pair),
             }
@@ -212,9 +215,10 @@ impl CniArgs {
     }
 }
 
-/// An address, with or without a prefix length.
+/// An address, with or without a prefix length. An IPv4 address in IPv6's clothes is an IPv4 address, as in Go.
 pub fn address(text: &str) -> Option<IpAddr> {
-    text.parse().ok().or_else(|| text.parse::<IpNetwork>().ok().map(|network| network.ip()))
+    let ip: Option<IpAddr> = text.parse().ok();
+    ip.or_else(|| text.parse::<IpNetwork>().ok().map(|network| network.ip())).map(|ip| ip.to_canonical())
 }
 
 #[cfg(test)]
@@ -262,11 +266,20 @@ mod tests {
         assert_eq!(CniArgs::parse("FOO").unwrap_err().msg, r#"CNI_ARGS: invalid pair "FOO""#);
         assert!(CniArgs::parse("A=B=C").is_err());
         let args = CniArgs::parse("K8S_POD_NAME=web;IgnoreUnknown=1;IP=10.1.2.3/24;MAC=02:00:00:00:00:01").unwrap();
-        assert_eq!(args.ip, Some("10.1.2.3".parse().unwrap()));
+        assert_eq!(args.ip.as_deref(), Some("10.1.2.3/24"));
         assert_eq!(args.mac.as_deref(), Some("02:00:00:00:00:01"));
         assert!(CniArgs::parse("").is_ok());
-        let empty = CniArgs::parse("IP=;MAC=").unwrap();
-        assert_eq!((empty.ip, empty.mac), (None, None));
+        let empty = CniArgs::parse("IP=;MAC=;GATEWAY=").unwrap();
+        assert_eq!((empty.ip, empty.mac, empty.gateway), (None, None, None));
+        assert!(CniArgs::parse("FOO=1;IgnoreUnknown=TRUE").is_ok() && CniArgs::parse("FOO=1;IgnoreUnknown=t").is_err());
+    }
+
+    #[test]
+    fn an_address_is_taken_with_and_without_a_prefix_length_and_in_its_own_family() {
+        for text in ["10.0.0.5", "10.0.0.5/24", "::ffff:10.0.0.5", "::ffff:10.0.0.5/120"] {
+            assert_eq!(address(text), Some("10.0.0.5".parse().unwrap()), "{text}");
+        }
+        assert_eq!(address("10.0.0"), None);
     }
 
     // Behaviours 13, 14.

@@ -3,10 +3,14 @@
 //! Every other CNI program is written in Go, and runtimes lean on its habits:
 //! keys match whatever their case (containerd sends `HostPort`, test suites send
 //! `RuntimeConfig`), of duplicate keys the last one counts, and `null` is as if
-//! the key were absent. serde does none of this, so the text is first read into
+//! there were nothing. serde does none of this, so the text is first read into
 //! a [`Folded`] tree, and typed values are taken from it through [`Node`], which
 //! knows its path for the error message.
+//!
+//! The tree keeps the spelling of keys: some name things of the machine (`sysctl`),
+//! others are of a version yet to come and are passed on.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,7 +19,7 @@ use serde_json::{Map, Value};
 
 use super::error::{Error, code};
 
-/// A JSON value whose object keys are all lower-case, without null members.
+/// A JSON value whose objects have no null members and no two keys that differ in case only.
 #[derive(Debug, Clone, Default)]
 pub struct Folded(pub Value);
 
@@ -67,14 +71,16 @@ impl<'de> Visitor<'de> for Folder {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        // In the order of the text, so that of duplicates the last one stays.
+        let mut list = Vec::new();
         while let Some((key, Folded(value))) = members.next_entry::<String, Folded>()? {
             if !value.is_null() {
-                object.insert(key.to_lowercase(), value);
+                list.push((key, value));
             }
         }
-        Ok(Value::Object(object))
+        // From the end of the text, so that of duplicates the last one stays.
+        let mut seen = HashSet::new();
+        let last = |(key, _): &(String, Value)| seen.insert(key.to_ascii_lowercase());
+        Ok(Value::Object(list.into_iter().rev().filter(last).collect()))
     }
 }
 
@@ -98,6 +104,12 @@ impl Folded {
     }
 }
 
+/// The member of that name, whatever its case. Most are spelled as documented, and looked up at once.
+fn member<'a>(members: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    let alike = || members.iter().find(|(name, _)| name.eq_ignore_ascii_case(key)).map(|(_, value)| value);
+    members.get(key).or_else(alike)
+}
+
 /// A place in a [`Folded`] tree, where there may be nothing.
 #[derive(Debug, Clone)]
 pub struct Node<'a> {
@@ -108,7 +120,7 @@ pub struct Node<'a> {
 impl<'a> Node<'a> {
     /// The member `key`, spelled as the documentation spells it.
     pub fn get(&self, key: &str) -> Node<'a> {
-        let value = self.value.and_then(|value| value.get(key.to_lowercase()));
+        let value = self.value.and_then(Value::as_object).and_then(|members| member(members, key));
         let path = if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) };
         Node { path, value }
     }
@@ -155,6 +167,15 @@ impl<'a> Node<'a> {
         number.map(Some).ok_or_else(|| self.wrong("a whole number"))
     }
 
+    /// A whole number of either sign.
+    ///
+    /// # Errors
+    /// [`code::DECODE`] when something else is here.
+    pub fn integer(&self) -> Result<Option<i64>, Error> {
+        let Some(value) = self.value else { return Ok(None) };
+        value.as_i64().map(Some).ok_or_else(|| self.wrong("a whole number"))
+    }
+
     /// A string; none when absent or empty, as Go cannot tell these apart.
     ///
     /// # Errors
@@ -191,10 +212,36 @@ impl<'a> Node<'a> {
             Some(Value::Array(items)) => Ok(items
                 .iter()
                 .enumerate()
-                .map(|(index, item)| Node { path: format!("{}[{index}]", self.path), value: Some(item) })
+                .map(|(index, item)| Node {
+                    path: format!("{}[{index}]", self.path),
+                    value: Some(item).filter(|item| !item.is_null()),
+                })
                 .collect()),
             Some(_) => Err(self.wrong("an array")),
         }
+    }
+
+    /// The members of an object with their own spelling; none when absent.
+    ///
+    /// # Errors
+    /// [`code::DECODE`] when something else is here.
+    pub fn members(&self) -> Result<Vec<(&'a str, Node<'a>)>, Error> {
+        match self.value {
+            None => Ok(Vec::new()),
+            Some(Value::Object(members)) => Ok(members
+                .iter()
+                .map(|(key, value)| (key.as_str(), Node { path: format!("{}.{key}", self.path), value: Some(value) }))
+                .collect()),
+            Some(_) => Err(self.wrong("an object")),
+        }
+    }
+
+    /// The members of an object that are not `known`, with their own spelling: of a later version of the
+    /// specification, to be passed on as they are.
+    pub(super) fn unknown(&self, known: &[&str]) -> Map<String, Value> {
+        let is_known = |key: &str| known.iter().any(|known| known.eq_ignore_ascii_case(key));
+        let members = self.value.and_then(Value::as_object).into_iter().flatten();
+        members.filter(|(key, _)| !is_known(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
     }
 
     /// The strings of an array; none when absent.
@@ -223,9 +270,28 @@ mod tests {
 
     #[test]
     fn null_is_as_good_as_absent() {
-        let folded = read(r#"{"mtu": null, "bridge": null}"#);
+        let folded = read(r#"{"mtu": null, "bridge": "br0", "BRIDGE": null, "list": ["a", null]}"#);
         assert_eq!(folded.root().get("mtu").number().unwrap(), None);
-        assert_eq!(folded.root().get("bridge").text().unwrap(), None);
+        assert_eq!(folded.root().get("bridge").text().unwrap(), Some("br0"), "a null after a value changes nothing");
+        assert_eq!(folded.root().get("list").texts().unwrap(), ["a", ""]);
+        assert!(!folded.root().get("list").items().unwrap()[1].exists());
+    }
+
+    #[test]
+    fn keys_that_are_names_keep_their_spelling() {
+        let folded = read(r#"{"Sysctl": {"net.ipv4.conf.IFNAME.arp_filter": "1", "a": "0", "A": "2"}}"#);
+        let sysctl = folded.root().get("sysctl").members().unwrap();
+        let pairs: Vec<_> = sysctl.iter().map(|(key, node)| (*key, node.text().unwrap().unwrap())).collect();
+        assert_eq!(pairs, [("A", "2"), ("net.ipv4.conf.IFNAME.arp_filter", "1")]);
+        assert!(folded.root().get("sysctl").get("a").members().is_err());
+    }
+
+    #[test]
+    fn numbers_of_either_sign_are_read_and_fractions_are_not() {
+        let folded = read(r#"{"vlan": -1, "mtu": 1.5}"#);
+        assert_eq!(folded.root().get("vlan").integer().unwrap(), Some(-1));
+        assert!(folded.root().get("vlan").number().is_err());
+        assert!(folded.root().get("mtu").integer().is_err() && folded.root().get("mtu").number().is_err());
     }
 
     #[test]

@@ -5,12 +5,19 @@
 //! | 0.1.0, 0.2.0 | `ip4`, `ip6`: one a family, routes inside | none |
 //! | 0.3.0 to 0.4.0 | `ips[]` with `version` "4" or "6" | `interfaces[]` |
 //! | 1.0.0 | `ips[]` without `version` | the same |
-//! | 1.1.0 | the same | with `mtu`, `socketPath`, `pciID`; routes with `mtu`, `advmss`, `priority`, `table`, `scope` |
+//! | 1.1.0 | the same | with `mtu`, `socketPath`, `pciID` |
+//!
+//! Routes have `mtu`, `advmss`, `priority`, `table` and `scope` since 1.1.0; where they are given they are written in
+//! the form of 0.3.0 and later too, as the reference does.
+//!
+//! A chained plugin passes on what it was given. What it does not know of it, because the specification goes on, is
+//! kept as `extra` and written again.
 
 use std::net::IpAddr;
 
 use ipnetwork::IpNetwork;
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::error::{Error, code};
 use super::json::{Folded, Node};
@@ -27,6 +34,8 @@ pub struct Success {
     pub routes: Vec<Route>,
     /// What the container should resolve names with.
     pub dns: Dns,
+    /// Members this version of the specification does not have.
+    pub extra: Map<String, Value>,
 }
 
 /// An interface that an ADD made or found.
@@ -43,6 +52,15 @@ pub struct Interface {
     /// The network namespace it is in; empty = the node's.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub sandbox: String,
+    /// A socket that leads to it (vhost-user); empty = none (1.1.0 only).
+    #[serde(rename = "socketPath", skip_serializing_if = "String::is_empty")]
+    pub socket_path: String,
+    /// The PCI device it is of; empty = none (1.1.0 only).
+    #[serde(rename = "pciID", skip_serializing_if = "String::is_empty")]
+    pub pci_id: String,
+    /// Members this version of the specification does not have.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// An address of the container.
@@ -54,6 +72,8 @@ pub struct IpConfig {
     pub gateway: Option<IpAddr>,
     /// The interface it is on: an index into [`Success::interfaces`].
     pub interface: Option<usize>,
+    /// Members this version of the specification does not have.
+    pub extra: Map<String, Value>,
 }
 
 /// A route of the container.
@@ -79,6 +99,9 @@ pub struct Route {
     /// Scope (`rtnetlink(7)`): 0 universe, 253 link, 254 host.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub scope: Option<u32>,
+    /// Members this version of the specification does not have.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 /// Name resolution, as in `resolv.conf(5)`.
@@ -96,6 +119,9 @@ pub struct Dns {
     /// Resolver options.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub options: Vec<String>,
+    /// Members this version of the specification does not have.
+    #[serde(flatten)]
+    pub extra: Map<String, Value>,
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -105,11 +131,51 @@ fn is_zero(number: &u32) -> bool {
 impl Route {
     /// A route in the main table, nothing else said.
     pub fn new(dst: IpNetwork, gw: Option<IpAddr>) -> Route {
-        Route { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None }
+        Route { dst, gw, mtu: None, advmss: None, priority: None, table: None, scope: None, extra: Map::new() }
     }
 
+    /// What 0.1.0 and 0.2.0 can say of it.
     fn plain(&self) -> Route {
         Route::new(self.dst, self.gw)
+    }
+}
+
+impl IpConfig {
+    /// An address on the interface of that index, if any.
+    pub fn new(address: IpNetwork, gateway: Option<IpAddr>, interface: Option<usize>) -> IpConfig {
+        IpConfig { address, gateway, interface, extra: Map::new() }
+    }
+}
+
+impl Interface {
+    /// What `version` can say of it.
+    fn of_version(&self, version: Version) -> Interface {
+        let all = self.clone();
+        if version >= Version::V1_1_0 {
+            return all;
+        }
+        Interface { mtu: 0, socket_path: String::new(), pci_id: String::new(), ..all }
+    }
+
+    fn read(node: &Node<'_>, version: Version) -> Result<Interface, Error> {
+        let text = |key: &str| Ok::<_, Error>(node.get(key).text()?.unwrap_or_default().to_owned());
+        let old = Interface {
+            name: text("name")?,
+            mac: text("mac")?,
+            sandbox: text("sandbox")?,
+            extra: node.unknown(&["name", "mac", "sandbox"]),
+            ..Interface::default()
+        };
+        if version < Version::V1_1_0 {
+            return Ok(old);
+        }
+        Ok(Interface {
+            mtu: node.get("mtu").number()?.unwrap_or_default(),
+            socket_path: text("socketPath")?,
+            pci_id: text("pciID")?,
+            extra: node.unknown(&["name", "mac", "mtu", "sandbox", "socketPath", "pciID"]),
+            ..old
+        })
     }
 }
 
@@ -129,6 +195,7 @@ impl Dns {
             domain: node.get("domain").text()?.unwrap_or_default().to_owned(),
             search: node.get("search").texts()?,
             options: node.get("options").texts()?,
+            extra: node.unknown(&["nameservers", "domain", "search", "options"]),
         })
     }
 }
@@ -141,15 +208,17 @@ struct Modern<'a> {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     interfaces: Vec<Interface>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ips: Vec<ModernIp>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    routes: Vec<Route>,
+    ips: Vec<ModernIp<'a>>,
+    #[serde(skip_serializing_if = "<[Route]>::is_empty")]
+    routes: &'a [Route],
     #[serde(skip_serializing_if = "Option::is_none")]
     dns: Option<&'a Dns>,
+    #[serde(flatten)]
+    extra: &'a Map<String, Value>,
 }
 
 #[derive(Serialize)]
-struct ModernIp {
+struct ModernIp<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -157,6 +226,8 @@ struct ModernIp {
     address: IpNetwork,
     #[serde(skip_serializing_if = "Option::is_none")]
     gateway: Option<IpAddr>,
+    #[serde(flatten)]
+    extra: &'a Map<String, Value>,
 }
 
 #[derive(Serialize)]
@@ -194,14 +265,9 @@ impl Success {
     }
 
     fn modern(&self, version: Version) -> Modern<'_> {
-        let current = version >= Version::V1_1_0;
         Modern {
             cni_version: version.name(),
-            interfaces: self
-                .interfaces
-                .iter()
-                .map(|interface| Interface { mtu: if current { interface.mtu } else { 0 }, ..interface.clone() })
-                .collect(),
+            interfaces: self.interfaces.iter().map(|interface| interface.of_version(version)).collect(),
             ips: self
                 .ips
                 .iter()
@@ -210,10 +276,12 @@ impl Success {
                     interface: ip.interface,
                     address: ip.address,
                     gateway: ip.gateway,
+                    extra: &ip.extra,
                 })
                 .collect(),
-            routes: self.routes.iter().map(|route| if current { route.clone() } else { route.plain() }).collect(),
+            routes: &self.routes,
             dns: (version < Version::V1_0_0 || !self.dns.is_empty()).then_some(&self.dns),
+            extra: &self.extra,
         }
     }
 
@@ -260,28 +328,28 @@ impl Success {
             return Ok(success);
         }
         for interface in node.get("interfaces").items()? {
-            success.interfaces.push(Interface {
-                name: interface.get("name").text()?.unwrap_or_default().to_owned(),
-                mac: interface.get("mac").text()?.unwrap_or_default().to_owned(),
-                mtu: interface.get("mtu").number()?.unwrap_or_default(),
-                sandbox: interface.get("sandbox").text()?.unwrap_or_default().to_owned(),
-            });
+            success.interfaces.push(Interface::read(&interface, version)?);
         }
+        // `version` of an address is told by the address itself.
+        let old = &["address", "gateway", "interface", "version"];
+        let known = if version < Version::V1_0_0 { &old[..] } else { &old[..3] };
         for ip in node.get("ips").items()? {
             success.ips.push(IpConfig {
                 address: required(&ip.get("address"))?,
                 gateway: ip.get("gateway").parsed("an address")?,
                 interface: ip.get("interface").number()?.and_then(|index| usize::try_from(index).ok()),
+                extra: ip.unknown(known),
             });
         }
         success.routes = read_routes(&node.get("routes"))?;
+        success.extra = node.unknown(&["cniVersion", "interfaces", "ips", "routes", "dns"]);
         Ok(success)
     }
 
     fn read_ancient_family(&mut self, node: &Node<'_>) -> Result<(), Error> {
         if node.exists() {
             let gateway = node.get("gateway").parsed("an address")?;
-            self.ips.push(IpConfig { address: required(&node.get("ip"))?, gateway, interface: None });
+            self.ips.push(IpConfig::new(required(&node.get("ip"))?, gateway, None));
             self.routes.extend(read_routes(&node.get("routes"))?);
         }
         Ok(())
@@ -302,6 +370,7 @@ pub fn read_routes(node: &Node<'_>) -> Result<Vec<Route>, Error> {
             priority: route.get("priority").number()?,
             table: route.get("table").number()?,
             scope: route.get("scope").number()?,
+            extra: route.unknown(&["dst", "gw", "mtu", "advmss", "priority", "table", "scope"]),
         })
     };
     node.items()?.iter().map(read).collect()
@@ -328,14 +397,13 @@ mod tests {
                 mac: "02:00:00:00:00:01".into(),
                 mtu: 1450,
                 sandbox: "/n".into(),
+                socket_path: "/s".into(),
+                pci_id: "0000:00:1f.6".into(),
+                ..Interface::default()
             }],
-            ips: vec![IpConfig {
-                address: "10.1.2.3/24".parse().unwrap(),
-                gateway: Some("10.1.2.1".parse().unwrap()),
-                interface: Some(0),
-            }],
+            ips: vec![IpConfig::new("10.1.2.3/24".parse().unwrap(), Some("10.1.2.1".parse().unwrap()), Some(0))],
             routes: vec![Route { mtu: Some(1400), ..Route::new("0.0.0.0/0".parse().unwrap(), None) }],
-            dns: Dns::default(),
+            ..Success::default()
         }
     }
 
@@ -345,11 +413,11 @@ mod tests {
         let json = |version| sample().to_json(version).unwrap();
         let old = r#"{"cniVersion":"0.2.0","ip4":{"ip":"10.1.2.3/24","gateway":"10.1.2.1","routes":[{"dst":"0.0.0.0/0"}]},"dns":{}}"#;
         assert_eq!(json(Version::V0_2_0), old);
-        let middle = r#"{"cniVersion":"0.4.0","interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"/n"}],"ips":[{"version":"4","interface":0,"address":"10.1.2.3/24","gateway":"10.1.2.1"}],"routes":[{"dst":"0.0.0.0/0"}],"dns":{}}"#;
+        let middle = r#"{"cniVersion":"0.4.0","interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","sandbox":"/n"}],"ips":[{"version":"4","interface":0,"address":"10.1.2.3/24","gateway":"10.1.2.1"}],"routes":[{"dst":"0.0.0.0/0","mtu":1400}],"dns":{}}"#;
         assert_eq!(json(Version::V0_4_0), middle);
-        let new = r#"{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","mtu":1450,"sandbox":"/n"}],"ips":[{"interface":0,"address":"10.1.2.3/24","gateway":"10.1.2.1"}],"routes":[{"dst":"0.0.0.0/0","mtu":1400}]}"#;
+        let new = r#"{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mac":"02:00:00:00:00:01","mtu":1450,"sandbox":"/n","socketPath":"/s","pciID":"0000:00:1f.6"}],"ips":[{"interface":0,"address":"10.1.2.3/24","gateway":"10.1.2.1"}],"routes":[{"dst":"0.0.0.0/0","mtu":1400}]}"#;
         assert_eq!(json(Version::V1_1_0), new);
-        assert!(!json(Version::V1_0_0).contains("mtu") && !json(Version::V1_0_0).contains("\"version\""));
+        assert!(!json(Version::V1_0_0).contains("1450") && !json(Version::V1_0_0).contains("\"version\""));
     }
 
     #[test]
@@ -358,6 +426,21 @@ mod tests {
         let ancient = Success::parse(sample().to_json(Version::V0_1_0).unwrap().as_bytes()).unwrap();
         assert_eq!(ancient.ips[0].address, sample().ips[0].address);
         assert_eq!(ancient.routes, [Route::new("0.0.0.0/0".parse().unwrap(), None)]);
+    }
+
+    // Behaviour 93: a plugin that changes nothing answers what it was given, fields of later versions too.
+    #[test]
+    fn what_is_passed_on_loses_nothing() {
+        for text in [
+            r#"{"cniVersion":"0.4.0","interfaces":[{"name":"eth0"}],"ips":[{"version":"4","address":"10.0.0.2/8"}],"routes":[{"dst":"0.0.0.0/0","gw":"10.0.0.1","priority":5}],"dns":{"domain":"a"}}"#,
+            r#"{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","mtu":1400,"pciID":"0000:00:02.0"}],"ips":[{"address":"10.0.0.2/8","Next":{"a":[null]}}]}"#,
+            r#"{"cniVersion":"1.1.0","interfaces":[{"name":"eth0","mtu":1400,"socketPath":"/s","newKey":1}],"ips":[{"address":"fd00::2/64","gateway":"fd00::1","preferred":true}],"routes":[{"dst":"::/0","table":7,"metric":"x"}],"dns":{"domain":"a","sortlist":["b"]},"later":{"Deep":1.5}}"#,
+        ] {
+            let value: Value = serde_json::from_str(text).unwrap();
+            let version = Version::parse(value["cniVersion"].as_str().unwrap()).unwrap();
+            let passed = Success::parse(text.as_bytes()).unwrap().to_json(version).unwrap();
+            assert_eq!(serde_json::from_str::<Value>(&passed).unwrap(), value);
+        }
     }
 
     // Behaviours 34, 38: the exact words.

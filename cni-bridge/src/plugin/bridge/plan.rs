@@ -114,20 +114,26 @@ impl Wiring {
     /// The result: the bridge, the node's end and the pod's, in this order, which chained plugins rely on.
     pub fn success(&self, plan: &Plan, bridge: &Link, sandbox: &Path) -> Success {
         let mtu = plan.settings.mtu.unwrap_or_default();
-        let end =
-            |end: &End, sandbox: String| Interface { name: end.name.clone(), mac: end.mac.to_string(), mtu, sandbox };
+        let end = |end: &End, sandbox: String| Interface {
+            name: end.name.clone(),
+            mac: end.mac.to_string(),
+            mtu,
+            sandbox,
+            ..Interface::default()
+        };
         let bridge = Interface {
             name: bridge.name.clone(),
             mac: bridge.mac.map(|mac| mac.to_string()).unwrap_or_default(),
             mtu: bridge.mtu,
-            sandbox: String::new(),
+            ..Interface::default()
         };
-        let ip = |lease: &Lease| IpConfig { address: lease.address, gateway: Some(lease.gateway), interface: Some(2) };
+        let ip = |lease: &Lease| IpConfig::new(lease.address, Some(lease.gateway), Some(2));
         Success {
             interfaces: vec![bridge, end(&self.host, String::new()), end(&self.pod, sandbox.display().to_string())],
             ips: self.leases.iter().map(ip).collect(),
             routes: self.routes.clone(),
             dns: plan.dns.clone(),
+            ..Success::default()
         }
     }
 }

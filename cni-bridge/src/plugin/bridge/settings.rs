@@ -109,7 +109,7 @@ mod tests {
     fn read(text: &str) -> Result<Settings, Error> {
         Settings::read(
             &Config::parse(text.as_bytes()).unwrap(),
-            &CniArgs { mac: Some("02:00:00:00:00:09".into()), ip: None },
+            &CniArgs { mac: Some("02:00:00:00:00:09".into()), ..CniArgs::default() },
         )
     }
 
