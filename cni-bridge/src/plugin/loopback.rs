@@ -40,9 +40,10 @@ fn add(call: &Call<'_>) -> Result<Success, Error> {
 /// One address a family, because versions before 0.3.0 have no room for more.
 fn success(addresses: &[IpNetwork], lo: &Link, sandbox: String) -> Success {
     let first = |v4: bool| addresses.iter().find(|address| address.is_ipv4() == v4);
-    let ip = |address: &IpNetwork| IpConfig { address: *address, gateway: None, interface: Some(0) };
+    let ip = |address: &IpNetwork| IpConfig::new(*address, None, Some(0));
+    let mac = "00:00:00:00:00:00".to_owned();
     Success {
-        interfaces: vec![Interface { name: LO.into(), mac: "00:00:00:00:00:00".into(), mtu: lo.mtu, sandbox }],
+        interfaces: vec![Interface { name: LO.into(), mac, mtu: lo.mtu, sandbox, ..Interface::default() }],
         ips: [first(true), first(false)].into_iter().flatten().map(ip).collect(),
         ..Success::default()
     }
