@@ -6,6 +6,8 @@
 
 #![allow(clippy::expect_used, clippy::panic)] // a test's helper fails by failing the test
 
+pub mod measure;
+
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};

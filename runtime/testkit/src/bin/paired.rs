@@ -8,17 +8,14 @@
 //! fresh name each time. Ratios are to the first command, round by round.
 
 use std::process::{Command, ExitCode, Stdio};
-use std::time::Instant;
 
-use nix::sys::resource::{Usage, UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
+use testkit::measure::{Times, report};
 
-/// One command and what it took, in milliseconds.
+/// One command and what it took.
 struct Contestant {
     name: String,
     programs: Vec<Vec<String>>,
-    wall: Vec<f64>,
-    cpu: Vec<f64>,
+    times: Times,
 }
 
 impl Contestant {
@@ -28,57 +25,25 @@ impl Contestant {
             command.split(" ; ").map(|program| program.split_whitespace().map(str::to_owned).collect()).collect();
         match programs.iter().any(Vec::is_empty) {
             true => Err(format!("{name}: an empty command")),
-            false => Ok(Self { name: name.to_owned(), programs, wall: Vec::new(), cpu: Vec::new() }),
+            false => Ok(Self { name: name.to_owned(), programs, times: Times::default() }),
         }
     }
 
     fn run(&mut self, round: usize) -> Result<(), String> {
         let fresh = format!("bench-{}-{round}", std::process::id());
-        let (begin, cpu) = (Instant::now(), cpu_of_children()?);
-        for program in &self.programs {
-            let words: Vec<String> = program.iter().map(|word| word.replace("{}", &fresh)).collect();
-            let mut command = Command::new(&words[0]);
-            command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null());
-            let status = command.status().map_err(|error| format!("{}: {}: {error}", self.name, words[0]))?;
-            if !status.success() {
-                return Err(format!("{}: {}: {status}", self.name, words.join(" ")));
-            }
-        }
-        self.wall.push(begin.elapsed().as_secs_f64() * 1e3);
-        self.cpu.push(cpu_of_children()? - cpu);
-        Ok(())
+        let (name, programs) = (&self.name, &self.programs);
+        self.times.time(|| programs.iter().try_for_each(|program| execute(name, program, &fresh)))
     }
 }
 
-/// User and system time of all children waited for, in milliseconds.
-fn cpu_of_children() -> Result<f64, String> {
-    let usage: Usage = getrusage(UsageWho::RUSAGE_CHILDREN).map_err(|error| format!("getrusage: {error}"))?;
-    Ok((usage.user_time() + usage.system_time()).num_microseconds() as f64 / 1e3)
-}
-
-fn median(values: &[f64]) -> f64 {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() % 2 {
-        0 => (sorted[middle - 1] + sorted[middle]) / 2.0,
-        _ => sorted[middle],
-    }
-}
-
-fn report(contestants: &[Contestant]) {
-    println!("{:<24} {:>9} {:>9} {:>9} {:>7}", "", "median ms", "min ms", "cpu ms", "ratio");
-    for each in contestants {
-        let ratios: Vec<f64> = each.wall.iter().zip(&contestants[0].wall).map(|(own, first)| own / first).collect();
-        let min = each.wall.iter().copied().fold(f64::INFINITY, f64::min);
-        println!(
-            "{:<24} {:>9.2} {:>9.2} {:>9.2} {:>7.2}",
-            each.name,
-            median(&each.wall),
-            min,
-            median(&each.cpu),
-            median(&ratios)
-        );
+fn execute(name: &str, program: &[String], fresh: &str) -> Result<(), String> {
+    let words: Vec<String> = program.iter().map(|word| word.replace("{}", fresh)).collect();
+    let mut command = Command::new(&words[0]);
+    command.args(&words[1..]).stdin(Stdio::null()).stdout(Stdio::null());
+    let status = command.status().map_err(|error| format!("{name}: {}: {error}", words[0]))?;
+    match status.success() {
+        true => Ok(()),
+        false => Err(format!("{name}: {}: {status}", words.join(" "))),
     }
 }
 
@@ -99,7 +64,7 @@ fn measure(arguments: &[String]) -> Result<(), String> {
             false
         }
     });
-    contestants.iter_mut().for_each(|each| (each.wall, each.cpu) = Default::default());
+    contestants.iter_mut().for_each(|each| each.times = Times::default());
     for round in 1..=rounds {
         for each in &mut contestants {
             each.run(round)?;
@@ -108,7 +73,7 @@ fn measure(arguments: &[String]) -> Result<(), String> {
     if contestants.is_empty() {
         return Err("nobody could do it".to_owned());
     }
-    report(&contestants);
+    report(contestants.iter().map(|each| (each.name.as_str(), &each.times)));
     Ok(())
 }
 
