@@ -11,15 +11,40 @@ use super::{Answer, PLUGIN, Pod, feed, merge};
 #[derive(Debug, Clone)]
 pub enum Whose {
     Ours,
+    /// Ours too, each under its own name in this directory: see [`link_all`].
+    Linked(PathBuf),
     /// The reference's, in this directory.
     Reference(PathBuf),
+}
+
+/// Every type there is, and the binary's own name.
+pub const TYPES: [&str; 10] = [
+    "cni-bridge",
+    "bridge",
+    "host-local",
+    "static",
+    "loopback",
+    "portmap",
+    "flannel",
+    "firewall",
+    "tuning",
+    "bandwidth",
+];
+
+/// Makes `directory` what a runtime's directory of plugins is after an installation.
+pub fn link_all(directory: &Path) -> Whose {
+    std::fs::create_dir_all(directory).unwrap();
+    for name in TYPES {
+        std::os::unix::fs::symlink(PLUGIN, directory.join(name)).unwrap();
+    }
+    Whose::Linked(directory.into())
 }
 
 impl Whose {
     fn program(&self, plugin: &str) -> PathBuf {
         match self {
             Whose::Ours => PLUGIN.into(),
-            Whose::Reference(dir) => dir.join(plugin),
+            Whose::Linked(dir) | Whose::Reference(dir) => dir.join(plugin),
         }
     }
 
@@ -28,7 +53,7 @@ impl Whose {
         let mut command = Command::new(self.program(conf["type"].as_str().unwrap()));
         let path = match self {
             Whose::Ours => Path::new("/nonexistent"),
-            Whose::Reference(dir) => dir,
+            Whose::Linked(dir) | Whose::Reference(dir) => dir,
         };
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap()).env("CNI_PATH", path);
         command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", id).env("CNI_IFNAME", "eth0").env("CNI_NETNS", netns);
@@ -40,19 +65,39 @@ impl Whose {
 #[derive(Debug, Clone)]
 pub struct Chain {
     pub whose: Whose,
+    pub name: String,
     pub version: String,
     pub plugins: Vec<Value>,
+    /// What the runtime offers, by capability.
+    pub offers: Value,
 }
 
 impl Chain {
     pub fn new(whose: Whose, version: &str, plugins: Vec<Value>) -> Chain {
-        Chain { whose, version: version.into(), plugins }
+        Chain { whose, name: "podnet".into(), version: version.into(), plugins, offers: json!({}) }
+    }
+
+    /// A list as it lies in a runtime's directory of configurations.
+    pub fn of_list(whose: Whose, list: &Value) -> Chain {
+        let text = |key: &str| list[key].as_str().unwrap().to_owned();
+        let plugins = list["plugins"].as_array().unwrap().clone();
+        Chain { whose, name: text("name"), version: text("cniVersion"), plugins, offers: json!({}) }
+    }
+
+    /// Gives the plugins that have the capabilities these values.
+    pub fn offering(self, offers: Value) -> Chain {
+        Chain { offers, ..self }
     }
 
     /// The configuration the plugin of that place in the list is given.
     pub fn conf(&self, place: usize, previous: &Value) -> Value {
-        let mut conf = json!({"cniVersion": self.version, "name": "podnet"});
+        let mut conf = json!({"cniVersion": self.version, "name": self.name});
         merge(&mut conf, self.plugins[place].clone());
+        for (capability, value) in self.offers.as_object().unwrap() {
+            if conf["capabilities"][capability] == true {
+                conf["runtimeConfig"][capability] = value.clone();
+            }
+        }
         if !previous.is_null() {
             conf["prevResult"] = previous.clone();
         }
