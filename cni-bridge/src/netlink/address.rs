@@ -2,12 +2,15 @@
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
 use nix::errno::Errno;
 use rtnetlink::AddressMessageBuilder;
 
+use super::wire::{Answer, ip};
 use super::{Error, Request, RouteSocket};
+
+/// The length of `struct ifaddrmsg` (`include/uapi/linux/if_addr.h`).
+const HEADER: usize = 8;
 
 fn message(index: u32, address: IpNetwork) -> AddressMessage {
     match address {
@@ -29,22 +32,14 @@ pub fn add(index: u32, address: IpNetwork, detect_duplicates: bool) -> Request {
     if address.is_ipv6() && !detect_duplicates {
         message.header.flags |= AddressHeaderFlags::Nodad;
     }
-    Request {
-        doing: format!("add the address {address} to the interface with index {index}"),
-        message: RouteNetlinkMessage::NewAddress(message),
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-        tolerate: &[Errno::EEXIST],
-    }
+    let doing = format!("add the address {address} to the interface with index {index}");
+    Request::new(doing, libc::RTM_NEWADDR, &message).flags(NLM_F_CREATE | NLM_F_EXCL).tolerate(&[Errno::EEXIST])
 }
 
 /// Removes an address; one that is gone is no error.
 pub fn remove(index: u32, address: IpNetwork) -> Request {
-    Request {
-        doing: format!("remove the address {address} from the interface with index {index}"),
-        message: RouteNetlinkMessage::DelAddress(message(index, address)),
-        flags: 0,
-        tolerate: &[Errno::EADDRNOTAVAIL],
-    }
+    let doing = format!("remove the address {address} from the interface with index {index}");
+    Request::new(doing, libc::RTM_DELADDR, &message(index, address)).tolerate(&[Errno::EADDRNOTAVAIL])
 }
 
 /// The addresses of the interface with that index.
@@ -55,25 +50,16 @@ pub fn list(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, Erro
     let mut message = AddressMessage::default();
     message.header.index = index;
     let doing = format!("list the addresses of the interface with index {index}");
-    let answers = socket.dump(&doing, RouteNetlinkMessage::GetAddress(message))?;
-    Ok(answers.into_iter().filter_map(|answer| read(answer, index)).collect())
+    let answers = socket.dump(&Request::new(doing, libc::RTM_GETADDR, &message))?;
+    Ok(answers.iter().filter_map(|answer| read(answer, index)).collect())
 }
 
-fn read(answer: RouteNetlinkMessage, index: u32) -> Option<IpNetwork> {
-    let RouteNetlinkMessage::NewAddress(message) = answer else { return None };
+fn read(answer: &Answer, index: u32) -> Option<IpNetwork> {
     // IPv6 answers are filtered by the kernel since 4.20 as well, but a stray one would be taken for an obstacle.
-    if message.header.index != index {
+    if answer.number(4) != index {
         return None;
     }
-    let prefix = message.header.prefix_len;
+    let told = |wanted| answer.attributes(HEADER).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| ip(value));
     // IFA_LOCAL is the address where both are told (IPv4); IFA_ADDRESS may be a peer's.
-    let local = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Local(ip) => Some(*ip),
-        _ => None,
-    });
-    let address = message.attributes.iter().find_map(|attribute| match attribute {
-        AddressAttribute::Address(ip) => Some(*ip),
-        _ => None,
-    });
-    IpNetwork::new(local.or(address)?, prefix).ok()
+    IpNetwork::new(told(libc::IFA_LOCAL).or_else(|| told(libc::IFA_ADDRESS))?, answer.byte(1)).ok()
 }

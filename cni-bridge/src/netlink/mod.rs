@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`socket`] | a blocking rtnetlink socket: a batch is one `sendmsg`, each answer is awaited |
-//! | [`link`], [`address`], [`route`], [`neighbour`] | requests and look-ups, as values for a batch |
+//! | [`link`], [`vlan`], [`address`], [`route`], [`neighbour`] | requests and look-ups, as values for a batch |
 //! | [`nft`] | nf_tables transactions |
 //! | [`tune`] | what can be changed of an interface that is there |
 //! | [`tc`] | traffic control: token buckets and redirection |
@@ -30,6 +30,7 @@ pub mod socket;
 pub mod sysctl;
 pub mod tc;
 pub mod tune;
+pub mod vlan;
 mod wire;
 
 use nix::errno::Errno;
@@ -38,6 +39,7 @@ pub use link::Link;
 pub use mac::Mac;
 pub use netns::Netns;
 pub use socket::{Request, RouteSocket};
+pub use wire::Answer;
 
 /// Why an operation on the network failed. Each says what was being done, and to what.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,6 @@
 use std::net::IpAddr;
 
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourMessage};
 use nix::errno::Errno;
 
@@ -15,10 +14,6 @@ pub fn forget(index: u32, ip: IpAddr) -> Request {
     message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
     message.header.ifindex = index;
     message.attributes.push(NeighbourAttribute::Destination(ip.into()));
-    Request {
-        doing: format!("forget the neighbour {ip} of the interface with index {index}"),
-        message: RouteNetlinkMessage::DelNeighbour(message),
-        flags: 0,
-        tolerate: &[Errno::ENOENT],
-    }
+    let doing = format!("forget the neighbour {ip} of the interface with index {index}");
+    Request::new(doing, libc::RTM_DELNEIGH, &message).tolerate(&[Errno::ENOENT])
 }

@@ -4,12 +4,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMetric, RouteType};
 use nix::errno::Errno;
 use rtnetlink::RouteMessageBuilder;
 
+use super::wire::{Answer, ip, number, u32_at};
 use super::{Error, Request, RouteSocket};
+
+/// The length of `struct rtmsg` (`include/uapi/linux/rtnetlink.h`).
+const HEADER: usize = 12;
 
 /// An address family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,16 +67,12 @@ pub fn add(index: u32, route: &NewRoute) -> Request {
         message.attributes.push(RouteAttribute::Metrics(metrics));
     }
     let via = route.gateway.map_or_else(String::new, |gateway| format!(" via {gateway}"));
-    Request {
-        doing: format!("add the route to {}{via}", route.dst),
-        message: RouteNetlinkMessage::NewRoute(message),
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-        tolerate: &[Errno::EEXIST],
-    }
+    let doing = format!("add the route to {}{via}", route.dst);
+    Request::new(doing, libc::RTM_NEWROUTE, &message).flags(NLM_F_CREATE | NLM_F_EXCL).tolerate(&[Errno::EEXIST])
 }
 
 /// The unicast routes of the main table.
-fn main_table(socket: &mut RouteSocket, family: Family) -> Result<Vec<RouteMessage>, Error> {
+fn main_table(socket: &mut RouteSocket, family: Family) -> Result<Vec<Answer>, Error> {
     let mut query = match family {
         Family::V4 => RouteMessageBuilder::<Ipv4Addr>::new().build(),
         Family::V6 => RouteMessageBuilder::<Ipv6Addr>::new().build(),
@@ -81,13 +80,12 @@ fn main_table(socket: &mut RouteSocket, family: Family) -> Result<Vec<RouteMessa
     // The socket checks strictly: what the header says is a filter.
     query.header.protocol = 0.into();
     query.header.kind = RouteType::Unicast;
-    let answers = socket.dump("read the routes of the main table", RouteNetlinkMessage::GetRoute(query))?;
-    let in_main = |message: &RouteMessage| message.header.table == RouteHeader::RT_TABLE_MAIN;
-    let routes = answers.into_iter().filter_map(|answer| match answer {
-        RouteNetlinkMessage::NewRoute(message) => Some(message),
-        _ => None,
-    });
-    Ok(routes.filter(in_main).collect())
+    let answers = socket.dump(&Request::new("read the routes of the main table", libc::RTM_GETROUTE, &query))?;
+    Ok(answers.into_iter().filter(|answer| answer.byte(4) == RouteHeader::RT_TABLE_MAIN).collect())
+}
+
+fn attribute(answer: &Answer, wanted: u16) -> Option<&[u8]> {
+    answer.attributes(HEADER).find(|(kind, _)| *kind == wanted).map(|(_, value)| value)
 }
 
 /// The routes of the main table as destination and gateway.
@@ -95,58 +93,28 @@ fn main_table(socket: &mut RouteSocket, family: Family) -> Result<Vec<RouteMessa
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn list(socket: &mut RouteSocket, family: Family) -> Result<Vec<(IpNetwork, Option<IpAddr>)>, Error> {
-    Ok(main_table(socket, family)?
-        .iter()
-        .filter_map(|message| Some((destination(message, family)?, gateway(message))))
-        .collect())
+    let gateway = |answer| attribute(answer, libc::RTA_GATEWAY).and_then(ip);
+    let routes = main_table(socket, family)?;
+    Ok(routes.iter().filter_map(|answer| Some((destination(answer, family)?, gateway(answer)))).collect())
 }
 
-fn ip(address: &RouteAddress) -> Option<IpAddr> {
-    match address {
-        RouteAddress::Inet(v4) => Some((*v4).into()),
-        RouteAddress::Inet6(v6) => Some((*v6).into()),
-        _ => None,
-    }
-}
-
-fn destination(message: &RouteMessage, family: Family) -> Option<IpNetwork> {
-    let told = message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Destination(address) => ip(address),
-        _ => None,
-    });
+fn destination(answer: &Answer, family: Family) -> Option<IpNetwork> {
     let unspecified = match family {
         Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
         Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
     };
-    IpNetwork::new(told.unwrap_or(unspecified), message.header.destination_prefix_length).ok()
-}
-
-fn gateway(message: &RouteMessage) -> Option<IpAddr> {
-    message.attributes.iter().find_map(|attribute| match attribute {
-        RouteAttribute::Gateway(address) => ip(address),
-        _ => None,
-    })
+    IpNetwork::new(attribute(answer, libc::RTA_DST).and_then(ip).unwrap_or(unspecified), answer.byte(1)).ok()
 }
 
 /// The index of the interface of the default route with the lowest metric.
 pub(super) fn default_interface(socket: &mut RouteSocket, family: Family) -> Result<Option<u32>, Error> {
-    let metric = |message: &RouteMessage| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Priority(metric) => Some(*metric),
-            _ => None,
-        })
-    };
-    let interface = |message: &RouteMessage| {
-        message.attributes.iter().find_map(|attribute| match attribute {
-            RouteAttribute::Oif(index) => Some(*index),
-            RouteAttribute::MultiPath(hops) => hops.first().map(|hop| hop.interface_index),
-            _ => None,
-        })
+    let metric = |answer| attribute(answer, libc::RTA_PRIORITY).and_then(number).unwrap_or(0);
+    let interface = |answer| match attribute(answer, libc::RTA_OIF) {
+        Some(index) => number(index),
+        // The first of several: struct rtnexthop has the index after length, flags and hops.
+        None => attribute(answer, libc::RTA_MULTIPATH).and_then(|hops| u32_at(hops, 4)),
     };
     let routes = main_table(socket, family)?;
-    let defaults = routes.iter().filter(|message| message.header.destination_prefix_length == 0);
-    Ok(defaults
-        .filter_map(|message| Some((metric(message).unwrap_or(0), interface(message)?)))
-        .min()
-        .map(|(_, index)| index))
+    let defaults = routes.iter().filter(|answer| answer.byte(1) == 0);
+    Ok(defaults.filter_map(|answer| Some((metric(answer), interface(answer)?))).min().map(|(_, index)| index))
 }

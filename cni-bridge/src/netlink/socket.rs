@@ -2,17 +2,14 @@
 
 use std::time::Duration;
 
-use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-};
-use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_core::{Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::errno::Errno;
 use nix::sys::socket::{setsockopt, sockopt::ReceiveTimeout};
 use nix::sys::time::TimeVal;
 
 use super::Error;
-use super::wire::{Ack, NLMSG_DONE, NLMSG_ERROR, end_of_dump, messages};
+use super::wire::{Ack, Answer, HEADER, NLMSG_DONE, NLMSG_ERROR, end_of_dump, messages};
 
 /// The kernel works on a request inside `sendmsg`, so answers are there when it
 /// returns. The deadline only bounds a wait that would be a bug in the kernel or here.
@@ -24,17 +21,41 @@ const BUFFER: usize = 32 * 1024;
 /// How often a dump is made that others' changes made inconsistent (`NLM_F_DUMP_INTR`): it may have missed objects.
 const DUMP_ATTEMPTS: u32 = 20;
 
-/// A change asked of the kernel, with the words for its failure.
-#[derive(Debug)]
+/// A message to the kernel, with the words for its failure.
+///
+/// It holds bytes, and answers are read where they are needed ([`Answer`]): the message types that make requests
+/// can also read any message there is, at the price of a fifth of the binary.
+#[derive(Debug, Clone)]
 pub struct Request {
     /// What it does, after "cannot": "create the bridge cni0".
     pub doing: String,
-    /// The message.
-    pub message: RouteNetlinkMessage,
+    /// The message's type (`RTM_NEWLINK`, ...).
+    pub kind: u16,
+    /// The message without netlink's header.
+    pub body: Vec<u8>,
     /// Flags beyond request and acknowledgement (`NLM_F_CREATE`, ...).
     pub flags: u16,
     /// Refusals that mean it is already as wanted.
     pub tolerate: &'static [Errno],
+}
+
+impl Request {
+    /// A message of that type, without flags; every refusal is a failure.
+    pub fn new(doing: impl Into<String>, kind: u16, message: &dyn Emitable) -> Request {
+        let mut body = vec![0; message.buffer_len()];
+        message.emit(&mut body);
+        Request { doing: doing.into(), kind, body, flags: 0, tolerate: &[] }
+    }
+
+    /// With these flags.
+    pub fn flags(self, flags: u16) -> Request {
+        Request { flags, ..self }
+    }
+
+    /// Where these refusals mean it is already as wanted.
+    pub fn tolerate(self, tolerate: &'static [Errno]) -> Request {
+        Request { tolerate, ..self }
+    }
 }
 
 /// A socket in the network namespace that was current when it was opened, wherever the thread goes later.
@@ -73,9 +94,9 @@ impl RouteSocket {
         let first = self.sequence + 1;
         let mut buffer = Vec::new();
         let mut expected = Vec::new();
-        for Request { doing, message, flags, tolerate } in requests {
-            self.emit(&mut buffer, message, flags | NLM_F_ACK);
-            expected.push((doing, tolerate));
+        for request in requests {
+            self.emit(&mut buffer, &request, NLM_F_ACK);
+            expected.push((request.doing, request.tolerate));
         }
         send(&self.socket, &buffer, &doing_last)?;
         let mut failure = None;
@@ -97,53 +118,45 @@ impl RouteSocket {
     ///
     /// # Errors
     /// When it cannot be asked.
-    pub fn get(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Option<RouteNetlinkMessage>, Error> {
-        match self.ask_one(doing, message, 0) {
+    pub fn get(&mut self, request: &Request) -> Result<Option<Answer>, Error> {
+        match self.ask_one(request) {
             Err(error) if matches!(error.errno(), Some(Errno::ENODEV | Errno::ENOENT)) => Ok(None),
             answer => answer,
         }
     }
 
-    /// Asks for one object, with flags beyond `NLM_F_REQUEST`.
+    /// Asks for one object, with the request's flags.
     ///
     /// # Errors
     /// When it cannot be asked, or there is no such object.
-    pub fn ask_one(
-        &mut self,
-        doing: &str,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<Option<RouteNetlinkMessage>, Error> {
-        Ok(self.ask(doing, message, flags)?.into_iter().next())
+    pub fn ask_one(&mut self, request: &Request) -> Result<Option<Answer>, Error> {
+        Ok(self.ask(request, 0)?.into_iter().next())
     }
 
-    /// Asks for all objects that match `message`.
+    /// Asks for all objects that match the request.
     ///
     /// # Errors
     /// When they cannot be read, or are changed by others each time they are.
-    pub fn dump(&mut self, doing: &str, message: RouteNetlinkMessage) -> Result<Vec<RouteNetlinkMessage>, Error> {
+    pub fn dump(&mut self, request: &Request) -> Result<Vec<Answer>, Error> {
         for _ in 0..DUMP_ATTEMPTS {
-            match self.ask(doing, message.clone(), NLM_F_DUMP) {
+            match self.ask(request, NLM_F_DUMP) {
                 Err(error) if error.errno() == Some(Errno::EINTR) => {}
                 // A routing table that nothing was ever put in does not exist.
                 Err(error) if error.errno() == Some(Errno::ENOENT) => return Ok(Vec::new()),
                 answer => return answer,
             }
         }
-        Err(Error::Refused { doing: doing.into(), errno: Errno::EINTR, note: " (others keep changing it)".into() })
+        let doing = request.doing.clone();
+        Err(Error::Refused { doing, errno: Errno::EINTR, note: " (others keep changing it)".into() })
     }
 
     /// Asks for one object, or with `NLM_F_DUMP` for all; `EINTR` when they were changed meanwhile.
-    fn ask(
-        &mut self,
-        doing: &str,
-        message: RouteNetlinkMessage,
-        flags: u16,
-    ) -> Result<Vec<RouteNetlinkMessage>, Error> {
-        let refused = |errno, note| Error::Refused { doing: doing.into(), errno, note };
+    fn ask(&mut self, request: &Request, flags: u16) -> Result<Vec<Answer>, Error> {
+        let doing = &request.doing;
+        let refused = |errno, note| Error::Refused { doing: doing.clone(), errno, note };
         let mut interrupted = false;
         let mut buffer = Vec::new();
-        self.emit(&mut buffer, message, flags);
+        self.emit(&mut buffer, request, flags);
         send(&self.socket, &buffer, doing)?;
         let mut found = Vec::new();
         loop {
@@ -159,7 +172,7 @@ impl RouteSocket {
                         Some((errno, note)) => return Err(refused(errno, note)),
                         None => return Ok(found),
                     },
-                    _ => found.push(decode(message.bytes, doing)?),
+                    _ => found.push(Answer::of(message)),
                 }
                 if flags & NLM_F_DUMP == 0 {
                     return Ok(found);
@@ -168,28 +181,17 @@ impl RouteSocket {
         }
     }
 
-    fn emit(&mut self, buffer: &mut Vec<u8>, message: RouteNetlinkMessage, flags: u16) {
+    fn emit(&mut self, buffer: &mut Vec<u8>, request: &Request, flags: u16) {
         self.sequence += 1;
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        header.sequence_number = self.sequence;
-        let mut message = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        message.finalize();
-        let start = buffer.len();
+        let length = u32::try_from(HEADER + request.body.len()).unwrap_or(u32::MAX);
+        buffer.extend(length.to_ne_bytes());
+        buffer.extend(request.kind.to_ne_bytes());
+        buffer.extend((NLM_F_REQUEST | request.flags | flags).to_ne_bytes());
+        buffer.extend(self.sequence.to_ne_bytes());
+        buffer.extend([0; 4]);
+        buffer.extend(&request.body);
         // Each message starts at a multiple of four (NLMSG_ALIGNTO).
-        buffer.resize(start + message.buffer_len().next_multiple_of(4), 0);
-        message.serialize(&mut buffer[start..]);
-    }
-}
-
-fn decode(bytes: &[u8], doing: &str) -> Result<RouteNetlinkMessage, Error> {
-    let malformed = |reason: String| Error::Answer { doing: doing.into(), reason };
-    match NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes)
-        .map_err(|error| malformed(error.to_string()))?
-        .payload
-    {
-        NetlinkPayload::InnerMessage(message) => Ok(message),
-        other => Err(malformed(format!("unexpected {other:?}"))),
+        buffer.resize(buffer.len().next_multiple_of(4), 0);
     }
 }
 

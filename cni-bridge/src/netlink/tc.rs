@@ -9,7 +9,6 @@
 use std::fs;
 
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
 use netlink_packet_route::tc::{
     TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption, TcActionType, TcAttribute,
@@ -19,9 +18,11 @@ use netlink_packet_route::tc::{
 use nix::errno::Errno;
 use rtnetlink::LinkIfb;
 
-use super::wire::{attributes, u32_at};
+use super::wire::{Answer, attributes, text, u32_at};
 use super::{Error, Request, RouteSocket};
 
+/// The length of `struct tcmsg` (`include/uapi/linux/rtnetlink.h`).
+const HEADER: usize = 20;
 /// The kind of queueing discipline that is a token bucket.
 const TBF: &str = "tbf";
 const TBF_PARMS: u16 = 1;
@@ -70,34 +71,18 @@ impl TokenBucket {
     }
 
     /// Reads a queueing discipline; none when it is of another kind.
-    fn read(message: &TcMessage) -> Option<TokenBucket> {
-        let is_bucket = |attribute: &TcAttribute| matches!(attribute, TcAttribute::Kind(kind) if kind == TBF);
-        message.attributes.iter().find(|attribute| is_bucket(attribute))?;
-        let options = message.attributes.iter().find_map(|attribute| match attribute {
-            TcAttribute::Options(options) => options.iter().find_map(raw_options),
-            _ => None,
-        })?;
-        let parameters = attributes(&options).find(|(kind, _)| *kind == TBF_PARMS)?.1;
-        let wide = attributes(&options).find(|(kind, _)| *kind == TBF_RATE64);
+    fn read(answer: &Answer) -> Option<TokenBucket> {
+        let part = |wanted| answer.attributes(HEADER).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
+        part(libc::TCA_KIND).filter(|kind| text(kind) == TBF)?;
+        let options = part(OPTIONS)?;
+        let parameters = attributes(options).find(|(kind, _)| *kind == TBF_PARMS)?.1;
+        let wide = attributes(options).find(|(kind, _)| *kind == TBF_RATE64);
         let wide = wide.and_then(|(_, value)| Some(u64::from_ne_bytes(value.try_into().ok()?)));
         Some(TokenBucket {
             rate: wide.unwrap_or(u64::from(u32_at(parameters, RATE)?)),
             limit: u32_at(parameters, LIMIT)?,
             buffer: u32_at(parameters, BUFFER)?,
         })
-    }
-}
-
-/// The options of a kind the message library has no types for.
-fn raw_options(option: &TcOption) -> Option<Vec<u8>> {
-    use netlink_packet_core::Nla;
-    match option {
-        TcOption::Other(raw) if raw.kind() == OPTIONS => {
-            let mut bytes = vec![0; raw.value_len()];
-            raw.emit_value(&mut bytes);
-            Some(bytes)
-        }
-        _ => None,
     }
 }
 
@@ -123,12 +108,8 @@ fn read_ticks(text: &str) -> Option<f64> {
 pub fn create_ifb(name: &str, mtu: u32) -> Request {
     // A queue of its own would hold packets beside the token bucket's.
     let ifb = LinkIfb::new(name).up().mtu(mtu).append_extra_attribute(LinkAttribute::TxQueueLen(0));
-    Request {
-        doing: format!("create the ifb device {name}"),
-        message: RouteNetlinkMessage::NewLink(ifb.build()),
-        flags: NLM_F_CREATE | NLM_F_EXCL,
-        tolerate: &[],
-    }
+    let message = ifb.build();
+    Request::new(format!("create the ifb device {name}"), libc::RTM_NEWLINK, &message).flags(NLM_F_CREATE | NLM_F_EXCL)
 }
 
 /// A device, as traffic control names it: the index is what counts, the name is for messages.
@@ -149,23 +130,17 @@ impl Device<'_> {
     /// Has what leaves the device pass a token bucket.
     pub fn add_bucket(self, bucket: &TokenBucket) -> Request {
         let attributes = vec![TcAttribute::Kind(TBF.into()), bucket.options()];
-        Request {
-            doing: format!("limit what leaves {}", self.name),
-            message: RouteNetlinkMessage::NewQueueDiscipline(self.message(BUCKET, TcHandle::ROOT, 0, attributes)),
-            flags: NLM_F_CREATE | NLM_F_EXCL,
-            tolerate: &[],
-        }
+        let message = self.message(BUCKET, TcHandle::ROOT, 0, attributes);
+        Request::new(format!("limit what leaves {}", self.name), libc::RTM_NEWQDISC, &message)
+            .flags(NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Has what comes in pass filters.
     pub fn add_ingress(self) -> Request {
         let attributes = vec![TcAttribute::Kind("ingress".into())];
-        Request {
-            doing: format!("have filters look at what comes in by {}", self.name),
-            message: RouteNetlinkMessage::NewQueueDiscipline(self.message(INGRESS, TcHandle::INGRESS, 0, attributes)),
-            flags: NLM_F_CREATE | NLM_F_EXCL,
-            tolerate: &[],
-        }
+        let message = self.message(INGRESS, TcHandle::INGRESS, 0, attributes);
+        Request::new(format!("have filters look at what comes in by {}", self.name), libc::RTM_NEWQDISC, &message)
+            .flags(NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Redirects all that comes in to another device; [`Device::add_ingress`] comes first.
@@ -176,12 +151,9 @@ impl Device<'_> {
         // All protocols (`ETH_P_ALL`), in network byte order.
         let info = FILTER_PRIORITY << 16 | u32::from(3u16.to_be());
         let attributes = vec![TcAttribute::Kind(TcFilterU32::KIND.into()), redirect(to.index)];
-        Request {
-            doing: format!("redirect what comes in by {} to {}", self.name, to.name),
-            message: RouteNetlinkMessage::NewTrafficFilter(self.message(TcHandle::UNSPEC, INGRESS, info, attributes)),
-            flags: NLM_F_CREATE | NLM_F_EXCL,
-            tolerate: &[],
-        }
+        let message = self.message(TcHandle::UNSPEC, INGRESS, info, attributes);
+        Request::new(format!("redirect what comes in by {} to {}", self.name, to.name), libc::RTM_NEWTFILTER, &message)
+            .flags(NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Removes the token bucket; that there is none is no error.
@@ -195,12 +167,8 @@ impl Device<'_> {
     }
 
     fn remove(self, doing: String, parent: TcHandle) -> Request {
-        Request {
-            doing,
-            message: RouteNetlinkMessage::DelQueueDiscipline(self.message(TcHandle::UNSPEC, parent, 0, Vec::new())),
-            flags: 0,
-            tolerate: &[Errno::ENOENT, Errno::ENODEV, Errno::EINVAL],
-        }
+        let message = self.message(TcHandle::UNSPEC, parent, 0, Vec::new());
+        Request::new(doing, libc::RTM_DELQDISC, &message).tolerate(&[Errno::ENOENT, Errno::ENODEV, Errno::EINVAL])
     }
 
     /// The token bucket of the device, if it has one.
@@ -211,10 +179,8 @@ impl Device<'_> {
         let doing = format!("look up the queueing discipline of {}", self.name);
         let query = self.message(TcHandle::UNSPEC, TcHandle::ROOT, 0, Vec::new());
         // Answered as a notification, which only comes back to who wants to hear his own.
-        let answer = socket.ask_one(&doing, RouteNetlinkMessage::GetQueueDiscipline(query), NLM_F_ECHO);
-        match answer {
-            Ok(Some(RouteNetlinkMessage::NewQueueDiscipline(message))) => Ok(TokenBucket::read(&message)),
-            Ok(_) => Ok(None),
+        match socket.ask_one(&Request::new(doing, libc::RTM_GETQDISC, &query).flags(NLM_F_ECHO)) {
+            Ok(answer) => Ok(answer.as_ref().and_then(TokenBucket::read)),
             // The kernel's own one, which it does not describe.
             Err(error) if error.errno() == Some(Errno::EINVAL) => Ok(None),
             Err(error) => Err(error),

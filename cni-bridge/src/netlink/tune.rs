@@ -1,6 +1,5 @@
 //! What can be changed of an interface that is there.
 
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkAttribute;
 use rtnetlink::LinkUnspec;
 
@@ -34,10 +33,5 @@ pub fn set(name: &str, property: Property) -> Request {
             link.append_extra_attribute(LinkAttribute::TxQueueLen(length)),
         ),
     };
-    Request {
-        doing: format!("set {what}"),
-        message: RouteNetlinkMessage::SetLink(link.build()),
-        flags: 0,
-        tolerate: &[],
-    }
+    Request::new(format!("set {what}"), libc::RTM_SETLINK, &link.build())
 }

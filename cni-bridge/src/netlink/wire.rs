@@ -2,6 +2,8 @@
 //!
 //! Source: `include/uapi/linux/netlink.h`. All numbers are in the machine's byte order.
 
+use std::net::IpAddr;
+
 use nix::errno::Errno;
 
 pub(super) const NLMSG_ERROR: u16 = 2;
@@ -26,7 +28,55 @@ pub(super) struct Message<'a> {
     pub bytes: &'a [u8],
 }
 
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
+/// A message of the kernel's: an object it was asked for. Whoever asked knows its fixed header and its attributes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// Its type (`RTM_NEWLINK`, ...).
+    pub kind: u16,
+    /// All but netlink's header.
+    pub body: Vec<u8>,
+}
+
+impl Answer {
+    pub(super) fn of(message: Message<'_>) -> Answer {
+        Answer { kind: message.kind, body: message.bytes.get(HEADER..).unwrap_or_default().to_vec() }
+    }
+
+    /// A byte of the fixed header; 0 where the message ends before it.
+    pub(super) fn byte(&self, at: usize) -> u8 {
+        self.body.get(at).copied().unwrap_or_default()
+    }
+
+    /// Four bytes of the fixed header; 0 where the message ends before them.
+    pub(super) fn number(&self, at: usize) -> u32 {
+        u32_at(&self.body, at).unwrap_or_default()
+    }
+
+    /// The attributes after a fixed header of that length.
+    pub(super) fn attributes(&self, header: usize) -> impl Iterator<Item = (u16, &[u8])> {
+        attributes(self.body.get(header..).unwrap_or_default())
+    }
+}
+
+/// The text of an attribute, without the zero that ends it.
+pub(super) fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_owned()
+}
+
+/// The number of an attribute of four bytes.
+pub(super) fn number(value: &[u8]) -> Option<u32> {
+    u32_at(value, 0)
+}
+
+/// The address of an attribute, by its length.
+pub(super) fn ip(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => <[u8; 4]>::try_from(value).ok().map(IpAddr::from),
+        _ => <[u8; 16]>::try_from(value).ok().map(IpAddr::from),
+    }
+}
+
+pub(super) fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
     Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
 }
 

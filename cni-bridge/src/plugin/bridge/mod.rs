@@ -3,6 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`settings`] | the keys of the type |
+//! | [`vlan`] | those of them about VLANs |
 //! | [`plan`] | what an ADD will do, computed before anything is done |
 //! | [`add`](mod@add) | doing it, with an undo step for each thing made |
 //! | [`del`](mod@del) | undoing it from the id alone |
@@ -22,6 +23,7 @@ pub mod masquerade;
 pub mod plan;
 pub mod settings;
 mod undo;
+pub mod vlan;
 
 use std::time::Duration;
 
