@@ -15,6 +15,7 @@ pub mod chain;
 pub mod delegate;
 pub mod loopback;
 pub mod pod;
+pub mod tuning;
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -28,7 +29,7 @@ use crate::spec::{Config, Environment, Error, Verb, Version, code};
 pub use call::{Call, Type};
 
 /// The types in this binary. The first is what it is when nothing says otherwise.
-pub const TYPES: &[&Type] = &[&bridge::TYPE, &loopback::TYPE];
+pub const TYPES: &[&Type] = &[&bridge::TYPE, &loopback::TYPE, &tuning::TYPE];
 
 /// The type of that name.
 pub fn of_name(name: &str) -> Option<&'static Type> {

@@ -1,0 +1,198 @@
+//! What an interface was like before ADD changed it: a file an attachment.
+//!
+//! It is the reference's file, so that either plugin's DEL takes back the other's ADD. The members the reference
+//! does not know, which it skips, say whose it is: its name alone does not (`a_b_c.json`), and has no network.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{property_now, settings};
+use crate::netlink::tune::Property;
+use crate::netlink::{Link, Mac};
+use crate::plugin::Call;
+use crate::spec::{Attachment, Error, code};
+
+/// The properties that were changed, with their old values.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Backup {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mac: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    promisc: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mtu: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    allmulti: Option<bool>,
+    #[serde(rename = "txQLen", skip_serializing_if = "Option::is_none")]
+    queue_length: Option<u32>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    network: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attachment: Option<Attachment>,
+}
+
+impl Backup {
+    /// The interface's values of the properties that are to be changed.
+    pub fn of(link: &Link, wanted: &[Property], call: &Call<'_>) -> Backup {
+        let network = call.config.name.clone();
+        let mut backup = Backup { network, attachment: Some(call.attachment()), ..Backup::default() };
+        for property in wanted.iter().filter_map(|wanted| property_now(link, *wanted)) {
+            match property {
+                Property::Mac(mac) => backup.mac = Some(mac.to_string()),
+                Property::Promiscuous(on) => backup.promisc = Some(on),
+                Property::Mtu(mtu) => backup.mtu = Some(mtu),
+                Property::AllMulticast(on) => backup.allmulti = Some(on),
+                Property::QueueLength(length) => backup.queue_length = Some(length),
+            }
+        }
+        backup
+    }
+
+    /// This backup beneath an earlier one, of another plugin in the list or of an ADD that was killed: what that
+    /// one saw is the older truth.
+    pub fn under(self, earlier: Option<Backup>) -> Backup {
+        let earlier = earlier.unwrap_or_default();
+        Backup {
+            mac: earlier.mac.or(self.mac),
+            promisc: earlier.promisc.or(self.promisc),
+            mtu: earlier.mtu.or(self.mtu),
+            allmulti: earlier.allmulti.or(self.allmulti),
+            queue_length: earlier.queue_length.or(self.queue_length),
+            ..self
+        }
+    }
+
+    /// What is to be given back. The MTU comes first: nothing else depends on it, and it fails most easily.
+    pub fn properties(&self) -> Vec<Property> {
+        let mac: Option<Mac> = self.mac.as_deref().and_then(|text| text.parse().ok());
+        let old = [
+            self.mtu.filter(|mtu| *mtu != 0).map(Property::Mtu),
+            mac.map(Property::Mac),
+            self.promisc.map(Property::Promiscuous),
+            self.allmulti.map(Property::AllMulticast),
+            self.queue_length.map(Property::QueueLength),
+        ];
+        old.into_iter().flatten().collect()
+    }
+}
+
+/// The file of an attachment.
+#[derive(Debug, Clone)]
+pub struct File {
+    path: PathBuf,
+}
+
+impl File {
+    /// Where the reference looks for it too.
+    pub fn of(data_dir: &Path, attachment: &Attachment) -> File {
+        File { path: data_dir.join(format!("{}_{}.json", attachment.container_id, attachment.ifname)) }
+    }
+
+    fn failed(&self, doing: &str, error: &std::io::Error) -> Error {
+        Error::new(code::IO, format!("cannot {doing} {}: {error}", self.path.display()))
+    }
+
+    /// What it holds; none without a file.
+    ///
+    /// # Errors
+    /// [`code::IO`] when it cannot be read, [`code::DECODE`] when it is no backup.
+    pub fn read(&self) -> Result<Option<Backup>, Error> {
+        let text = match fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.failed("read", &error)),
+        };
+        let malformed = |error| Error::new(code::DECODE, format!("{} is no backup: {error}", self.path.display()));
+        serde_json::from_slice(&text).map(Some).map_err(malformed)
+    }
+
+    /// Writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// [`code::IO`].
+    pub fn write(&self, backup: &Backup) -> Result<(), Error> {
+        let text = serde_json::to_vec(backup).map_err(|error| self.failed("write", &error.into()))?;
+        if let Some(directory) = self.path.parent() {
+            DirBuilder::new()
+                .recursive(true)
+                .mode(0o700)
+                .create(directory)
+                .map_err(|e| self.failed("make room for", &e))?;
+        }
+        // Not a name that is looked for, and one an attachment can have one of at a time.
+        let aside = self.path.with_extension("json.new");
+        let mut options = OpenOptions::new();
+        let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&aside);
+        let written = opened.and_then(|mut file| file.write_all(&text)).and_then(|()| fs::rename(&aside, &self.path));
+        written.map_err(|error| {
+            let _ = fs::remove_file(&aside);
+            self.failed("write", &error)
+        })
+    }
+
+    /// Removes it; that there is none is no error.
+    ///
+    /// # Errors
+    /// [`code::IO`].
+    pub fn remove(&self) -> Result<(), Error> {
+        match fs::remove_file(&self.path) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.failed("remove", &error)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Removes the backups of this network that belong to nobody on the list. One that does not say its network, the
+/// reference's, stays: whose it is can only be guessed, and it is gone with the next boot.
+///
+/// # Errors
+/// All that failed, as one, after all that could be done.
+pub fn gc(call: &Call<'_>) -> Result<(), Error> {
+    let Some(valid) = call.config.valid_attachments()? else { return Ok(()) };
+    let Ok(entries) = fs::read_dir(settings::data_dir(call.config)) else { return Ok(()) };
+    let mut failures = Vec::new();
+    for entry in entries.flatten() {
+        let file = File { path: entry.path() };
+        let Ok(Some(backup)) = file.read() else { continue };
+        let is_stale = backup.attachment.is_some_and(|attachment| !valid.contains(&attachment));
+        if backup.network == call.config.name && is_stale {
+            failures.extend(file.remove().err());
+        }
+    }
+    Error::all(failures).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    // What the reference (1.1.1) writes and reads.
+    #[test]
+    fn the_references_file_is_read_and_ours_has_its_members() {
+        let text = "{\n \"mac\": \"02:00:00:00:00:01\",\n \"promisc\": false,\n \"mtu\": 1500,\n \"txQLen\": 1000\n}";
+        let backup: Backup = serde_json::from_str(text).unwrap();
+        let expected = [
+            Property::Mtu(1500),
+            Property::Mac("02:00:00:00:00:01".parse().unwrap()),
+            Property::Promiscuous(false),
+            Property::QueueLength(1000),
+        ];
+        assert_eq!(backup.properties(), expected);
+        let again: serde_json::Value = serde_json::to_value(&backup).unwrap();
+        assert_eq!(again, serde_json::from_str::<serde_json::Value>(text).unwrap());
+    }
+
+    #[test]
+    fn the_oldest_values_are_kept() {
+        let old = Backup { mtu: Some(1500), ..Backup::default() };
+        let new = Backup { mtu: Some(1400), promisc: Some(false), network: "n".into(), ..Backup::default() };
+        let both = new.clone().under(Some(old));
+        assert_eq!((both.mtu, both.promisc, both.network.as_str()), (Some(1500), Some(false), "n"));
+        assert_eq!(new.clone().under(None), new);
+    }
+}
