@@ -1,5 +1,7 @@
 //! What can be changed of an interface that is there.
 
+use std::fmt;
+
 use netlink_packet_route::link::LinkAttribute;
 use rtnetlink::LinkUnspec;
 
@@ -20,18 +22,28 @@ pub enum Property {
     QueueLength(u32),
 }
 
+impl fmt::Display for Property {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let on = |on: &bool| if *on { "on" } else { "off" };
+        match self {
+            Property::Mtu(mtu) => write!(f, "MTU {mtu}"),
+            Property::Mac(mac) => write!(f, "MAC address {mac}"),
+            Property::Promiscuous(set) => write!(f, "promiscuous mode {}", on(set)),
+            Property::AllMulticast(set) => write!(f, "all-multicast mode {}", on(set)),
+            Property::QueueLength(length) => write!(f, "transmit queue length {length}"),
+        }
+    }
+}
+
 /// Gives a property to the interface of that name.
 pub fn set(name: &str, property: Property) -> Request {
     let link = LinkUnspec::new_with_name(name);
-    let (what, link) = match property {
-        Property::Mtu(mtu) => (format!("the MTU of {name} to {mtu}"), link.mtu(mtu)),
-        Property::Mac(mac) => (format!("the MAC address of {name} to {mac}"), link.address(mac.0.to_vec())),
-        Property::Promiscuous(on) => (format!("promiscuous mode of {name} to {on}"), link.promiscuous(on)),
-        Property::AllMulticast(on) => (format!("all-multicast mode of {name} to {on}"), link.allmulticast(on)),
-        Property::QueueLength(length) => (
-            format!("the transmit queue of {name} to {length} packets"),
-            link.append_extra_attribute(LinkAttribute::TxQueueLen(length)),
-        ),
+    let link = match property {
+        Property::Mtu(mtu) => link.mtu(mtu),
+        Property::Mac(mac) => link.address(mac.0.to_vec()),
+        Property::Promiscuous(on) => link.promiscuous(on),
+        Property::AllMulticast(on) => link.allmulticast(on),
+        Property::QueueLength(length) => link.append_extra_attribute(LinkAttribute::TxQueueLen(length)),
     };
-    Request::new(format!("set {what}"), libc::RTM_SETLINK, &link.build())
+    Request::new(format!("give {name} the {property}"), libc::RTM_SETLINK, &link.build())
 }

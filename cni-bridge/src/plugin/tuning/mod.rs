@@ -133,8 +133,8 @@ fn check(call: &Call<'_>) -> Result<(), Error> {
     for wanted in settings.properties() {
         let now = property_now(&link, wanted);
         if now != Some(wanted) {
-            let now = now.map_or_else(|| "none".to_owned(), |now| format!("{now:?}"));
-            let msg = format!("the interface {name} is configured to have {wanted:?} and has {now}");
+            let now = now.map_or_else(|| "none".to_owned(), |now| now.to_string());
+            let msg = format!("the interface {name} is configured to have {wanted} and has {now}");
             return Err(Error::new(code::CHECK_FAILED, msg));
         }
     }
