@@ -23,7 +23,9 @@ use ipnetwork::IpNetwork;
 use nix::errno::Errno;
 
 use crate::netlink::Error;
-use crate::netlink::nft::{Batch, COMMENT_MAX, Expression, Is, NftSocket};
+use crate::netlink::nft::{
+    Base, Batch, COMMENT_MAX, Exists, Family, Hook, Is, Kind, NftSocket, Place, Rule, Table, priority,
+};
 
 const CHAIN: &str = "postrouting";
 /// The words before the subnets in the table's comment.
@@ -47,21 +49,22 @@ pub fn table(network: &str) -> String {
 /// # Errors
 /// When the kernel refuses; then nothing is changed.
 pub fn ensure(network: &str, subnets: &[IpNetwork]) -> Result<(), Error> {
-    let table = table(network);
+    let name = table(network);
+    let table = Table::new(Family::Inet, &name);
     let mut socket = NftSocket::open()?;
-    let now = socket.table_comment(&table)?.unwrap_or_default();
+    let now = socket.table_comment(table)?.unwrap_or_default();
     if covers(&now, subnets) {
         return Ok(());
     }
     let all = each_once(parse(&now).iter().chain(subnets));
-    let mut batch = Batch::new(format!("masquerade the network {network} (nftables table inet {table})"));
+    let mut batch = Batch::new(format!("masquerade the network {network} (nftables table {table})"));
     // To replace it whether it is there or not: make it, remove it, make it anew.
-    batch.add_table(&table, "");
-    batch.delete_table(&table);
-    batch.add_table(&table, &comment(&all));
-    batch.add_postrouting(&table, CHAIN);
+    batch.add_table(table, Exists::Fine, "");
+    batch.delete_table(table);
+    batch.add_table(table, Exists::Refused, &comment(&all));
+    batch.add_base_chain(table, CHAIN, Base::new(Kind::Nat, Hook::Postrouting, priority::SNAT));
     for subnet in &all {
-        batch.add_rule(&table, CHAIN, &rule(subnet));
+        batch.add_rule(table, CHAIN, Place::Last, &rule(*subnet));
     }
     socket.commit(batch)
 }
@@ -71,7 +74,8 @@ pub fn ensure(network: &str, subnets: &[IpNetwork]) -> Result<(), Error> {
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn is_ensured(network: &str, subnets: &[IpNetwork]) -> Result<bool, Error> {
-    let now = NftSocket::open()?.table_comment(&table(network))?.unwrap_or_default();
+    let name = table(network);
+    let now = NftSocket::open()?.table_comment(Table::new(Family::Inet, &name))?.unwrap_or_default();
     Ok(covers(&now, subnets))
 }
 
@@ -80,13 +84,11 @@ pub fn is_ensured(network: &str, subnets: &[IpNetwork]) -> Result<bool, Error> {
 /// # Errors
 /// When the kernel refuses.
 pub fn remove(network: &str) -> Result<(), Error> {
-    let table = table(network);
-    let mut batch = Batch::new(format!("remove the nftables table inet {table}"));
-    batch.delete_table(&table);
-    match NftSocket::open()?.commit(batch) {
-        Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(()),
-        outcome => outcome,
-    }
+    let name = table(network);
+    let table = Table::new(Family::Inet, &name);
+    let mut batch = Batch::new(format!("remove the nftables table {table}"));
+    batch.delete_table(table);
+    NftSocket::open()?.commit_unless(batch, &[Errno::ENOENT]).map(drop)
 }
 
 fn each_once<'a>(subnets: impl Iterator<Item = &'a IpNetwork>) -> Vec<IpNetwork> {
@@ -120,33 +122,12 @@ fn parse(comment: &str) -> Vec<IpNetwork> {
 }
 
 /// From the subnet, not to it, not to a multicast group: with the address of the interface it leaves by.
-fn rule(subnet: &IpNetwork) -> Vec<Expression> {
-    // Offsets of source and destination: RFC 791 section 3.1, RFC 8200 section 3.
-    let (family, source, destination, multicast) = match subnet {
-        IpNetwork::V4(_) => (libc::NFPROTO_IPV4, 12, 16, (vec![0xf0, 0, 0, 0], vec![0xe0, 0, 0, 0])),
-        IpNetwork::V6(_) => (libc::NFPROTO_IPV6, 8, 24, (prefixed(0xff), prefixed(0xff))),
-    };
-    let (mask, value) = (octets(subnet.mask()), octets(subnet.network()));
-    vec![
-        Expression::Family(u8::try_from(family).unwrap_or_default()),
-        Expression::Network { offset: source, mask: mask.clone(), is: Is::Equal, value: value.clone() },
-        Expression::Network { offset: destination, mask, is: Is::NotEqual, value },
-        Expression::Network { offset: destination, mask: multicast.0, is: Is::NotEqual, value: multicast.1 },
-        Expression::Masquerade,
-    ]
-}
-
-fn prefixed(first: u8) -> Vec<u8> {
-    let mut bytes = vec![0; 16];
-    bytes[0] = first;
-    bytes
-}
-
-fn octets(ip: std::net::IpAddr) -> Vec<u8> {
-    match ip {
-        std::net::IpAddr::V4(v4) => v4.octets().to_vec(),
-        std::net::IpAddr::V6(v6) => v6.octets().to_vec(),
-    }
+fn rule(subnet: IpNetwork) -> Rule {
+    Rule::new(Family::Inet)
+        .source(Is::Equal, subnet)
+        .destination(Is::NotEqual, subnet)
+        .no_multicast(subnet.ip())
+        .masquerade()
 }
 
 #[cfg(test)]
