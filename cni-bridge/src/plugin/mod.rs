@@ -15,6 +15,7 @@ pub mod chain;
 pub mod delegate;
 pub mod loopback;
 pub mod pod;
+pub mod reference;
 pub mod tuning;
 
 use std::ffi::OsString;
