@@ -4,39 +4,11 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::Command;
-use std::time::Duration;
 
+use common::world::{World, converse, dial, listen, node_pings};
 use common::{Node, Pod, call, command, feed};
 use serde_json::json;
-
-/// Listens on every address, on a port the kernel chooses.
-fn listen() -> TcpListener {
-    TcpListener::bind("[::]:0").unwrap()
-}
-
-/// Sends a word over a connection that `dial` makes to the listener; returns the address the listener saw.
-fn converse(listener: &TcpListener, dial: impl FnOnce(u16) -> TcpStream) -> IpAddr {
-    let mut dialled = dial(listener.local_addr().unwrap().port());
-    let (mut accepted, from) = listener.accept().unwrap();
-    dialled.write_all(b"word").unwrap();
-    drop(dialled);
-    let mut heard = String::new();
-    accepted.read_to_string(&mut heard).unwrap();
-    assert_eq!(heard, "word");
-    from.ip().to_canonical()
-}
-
-fn dial(ip: &str, port: u16) -> TcpStream {
-    let to = SocketAddr::new(ip.parse().unwrap(), port);
-    TcpStream::connect_timeout(&to, Duration::from_secs(5)).unwrap_or_else(|error| panic!("{to}: {error}"))
-}
-
-fn node_pings(address: &str) -> bool {
-    testkit::attempt(Command::new("busybox").args(["ping", "-c", "1", "-W", "2", address])).status.success()
-}
 
 #[test]
 fn pods_reach_each_other_their_gateway_and_the_node_them() {
@@ -62,26 +34,10 @@ fn pods_reach_each_other_their_gateway_and_the_node_them() {
 #[test]
 fn the_world_sees_the_nodes_address_and_can_answer() {
     let node = Node::new();
-    let (pod, world) = (Pod::new(), Pod::new());
-    let uplink = ["link", "add", "up0", "type", "veth", "peer", "name", "down0", "netns"];
-    testkit::run(Command::new("ip").args(uplink).arg(world.path()));
-    for args in [
-        &["address", "add", "192.0.2.1/24", "dev", "up0"][..],
-        &["address", "add", "2001:db8::1/64", "dev", "up0", "nodad"],
-        &["link", "set", "up0", "up"],
-    ] {
-        testkit::run(Command::new("ip").args(args));
-    }
-    for args in [
-        &["address", "add", "192.0.2.2/24", "dev", "down0"][..],
-        &["address", "add", "2001:db8::2/64", "dev", "down0", "nodad"],
-        &["link", "set", "down0", "up"],
-    ] {
-        world.ip(args);
-    }
+    let (pod, world) = (Pod::new(), World::new());
     let conf = node.dual(json!({"ipMasq": true}));
     node.add(&conf, "a", &pod);
-    let listener = world.inside(listen);
+    let listener = world.host.inside(listen);
     for (to, from) in [("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "2001:db8::1")] {
         let seen = converse(&listener, |port| pod.inside(|| dial(to, port)));
         assert_eq!(seen.to_string(), from, "the world has no route to the pods");

@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod chain;
+pub mod world;
 
 use std::fs::File;
 use std::io::Write;
@@ -23,6 +24,15 @@ impl Node {
     pub fn new() -> Node {
         testkit::enter_node();
         Node { dir: testkit::scratch() }
+    }
+
+    /// A node whose `/run` and `/var/lib` are its own: for configurations that say nothing of where state is kept.
+    pub fn with_own_state() -> Node {
+        let node = Node::new();
+        unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
+        let script = "mount --make-rprivate / && mount -t tmpfs none /run && mount -t tmpfs none /var/lib";
+        testkit::run(Command::new("sh").args(["-c", script]));
+        node
     }
 
     pub fn leases(&self) -> PathBuf {
