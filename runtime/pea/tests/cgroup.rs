@@ -309,8 +309,26 @@ fn a_nested_cgroup_goes_with_what_was_made_above_it() {
     levels.iter().for_each(|level| fs::create_dir(level).unwrap());
     bundle.start_up();
     testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
-    // Fails unless it is there, and empty.
+    // Fails unless it is there, and empty: who made it by himself keeps it.
     levels.iter().for_each(|level| fs::remove_dir(level).unwrap());
+}
+
+#[test]
+fn what_was_made_above_goes_with_the_last_container_below_it() {
+    let (mut first, mut second) = (Bundle::idle(), Bundle::idle());
+    let levels: Vec<PathBuf> = common::hierarchies().iter().map(|hierarchy| hierarchy.join(&first.id)).collect();
+    let there = || levels.iter().filter(|level| level.exists()).count();
+    first.spec["linux"]["cgroupsPath"] = json!(format!("/{}/deep/first", first.id));
+    second.spec["linux"]["cgroupsPath"] = json!(format!("/{}/second", first.id));
+    for (one, other) in [(&first, &second), (&second, &first)] {
+        // Whoever of the two goes last.
+        first.start_up();
+        second.start_up();
+        testkit::run(&mut one.pea(&["delete", "--force", &one.id]));
+        assert_eq!(there(), levels.len());
+        testkit::run(&mut other.pea(&["delete", "--force", &other.id]));
+        assert_eq!(there(), 0);
+    }
 }
 
 #[test]

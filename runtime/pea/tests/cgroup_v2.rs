@@ -7,20 +7,8 @@ mod common;
 use std::fs;
 use std::process::{Command, Stdio};
 
-use common::{Bundle, stderr, stdout, wait};
+use common::{Bundle, on_v2, stderr, stdout, wait};
 use serde_json::json;
-
-const UNIFIED_ALONE: &str = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
-
-/// A command where there is nothing but cgroup v2.
-fn on_v2(command: &Command) -> Command {
-    let mut wrapped = Command::new("unshare");
-    wrapped.args(["--mount", "sh", "-c", UNIFIED_ALONE, "sh"]).arg(command.get_program()).args(command.get_args());
-    if let Some(dir) = command.get_current_dir() {
-        wrapped.current_dir(dir);
-    }
-    wrapped
-}
 
 /// Creates and starts it there.
 fn start_on_v2(bundle: &Bundle) {

@@ -174,6 +174,18 @@ fn a_service_manager_is_told_when_the_container_is_ready() {
 }
 
 #[test]
+fn a_service_manager_who_is_not_there_is_a_warning() {
+    let bundle = Bundle::new(&["echo", "ran"]);
+    let mut run = bundle.pea(&["run", &bundle.id]);
+    run.env("NOTIFY_SOCKET", bundle.path().join("nobody.sock"));
+    let done = testkit::attempt(&mut run);
+    assert_eq!((done.status.code(), common::stdout(&done).as_str()), (Some(0), "ran"), "{done:?}");
+    let said = common::stderr(&done);
+    assert!(said.contains("nobody.sock: no such file or directory; nobody is told of readiness"), "{said}");
+    bundle.assert_nothing_left();
+}
+
+#[test]
 fn listening_sockets_are_passed_on() {
     let bundle =
         Bundle::shell("echo $LISTEN_FDS $LISTEN_PID; readlink /proc/self/fd/3; readlink /proc/self/fd/4; true");

@@ -27,8 +27,8 @@ fn unified_alone() -> bool {
         return false;
     }
     unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace");
-    let script = "mount --make-rprivate / && umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup";
-    testkit::run(Command::new("sh").args(["-c", script]));
+    let script = format!("mount --make-rprivate / && {}", common::UNIFIED_ALONE);
+    testkit::run(Command::new("sh").args(["-c", &script]));
     true
 }
 

@@ -9,18 +9,12 @@ mod common;
 use std::fs;
 use std::process::{Command, Output, Stdio};
 
-use common::{Bundle, stderr, stdout};
+use common::{Bundle, on_v2, stderr, stdout};
 use serde_json::json;
-
-const UNIFIED_ALONE: &str = "umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup && exec \"$@\"";
 
 /// `pea` on that bundle, where there is nothing but cgroup v2.
 fn pea(bundle: &Bundle, arguments: &[&str]) -> Command {
-    let pea = bundle.pea(arguments);
-    let mut command = Command::new("unshare");
-    command.args(["--mount", "sh", "-c", UNIFIED_ALONE, "sh"]).arg(pea.get_program()).args(pea.get_args());
-    command.current_dir(bundle.path());
-    command
+    on_v2(&bundle.pea(arguments))
 }
 
 /// A device that anybody with its node may open, to whom opening does no harm: kind, major and minor number.

@@ -327,6 +327,29 @@ fn a_paused_container_takes_a_process_only_when_told_to() {
     assert_eq!(stdout(&done), "resumed");
 }
 
+/// With v1 too, whose freezer keeps what it has frozen from dying.
+#[test]
+fn a_process_that_waits_in_a_paused_container_dies_with_it() {
+    for signal in [&["kill", "KILL"][..], &["kill", "--all", "KILL"], &["delete", "--force"]] {
+        let bundle = Bundle::running();
+        testkit::run(&mut bundle.pea(&["pause", &bundle.id]));
+        let members = || testkit::output(&mut bundle.pea(&["ps", "-f", "json", &bundle.id])).split(',').count();
+        let before = members();
+        let mut pea = bundle.pea(&["exec", "--ignore-paused", &bundle.id, "echo", "resumed"]);
+        let pea = pea.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        wait("the process to be there", || members() > before);
+        let mut words = vec![signal[0], bundle.id.as_str()];
+        for word in &signal[1..] {
+            words.insert(if word.starts_with('-') { 1 } else { words.len() }, word);
+        }
+        testkit::run(&mut bundle.pea(&words));
+        let done = pea.wait_with_output().unwrap();
+        assert!(!done.status.success() && stdout(&done).is_empty(), "{done:?}");
+        testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+        bundle.assert_nothing_left();
+    }
+}
+
 #[test]
 fn a_handle_of_the_process_is_sent() {
     let bundle = Bundle::running();

@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
@@ -219,14 +220,51 @@ fn signals_reach_the_program() {
     let arguments: Vec<_> = command.get_args().skip(4).collect();
     let mut run = std::process::Command::new(testkit::binary("pea"));
     run.args(&arguments).current_dir(bundle.path()).stdout(Stdio::piped());
-    let run = run.spawn().expect("pea");
-    let running = || stdout(&testkit::attempt(&mut bundle.pea(&["state", &bundle.id]))).contains("running");
-    wait("the container to run", running);
-    // The shell may not have set its trap yet.
-    std::thread::sleep(std::time::Duration::from_millis(300));
+    let mut run = run.spawn().expect("pea");
+    let mut lines = BufReader::new(run.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready", "it has set its trap");
     testkit::run(std::process::Command::new("kill").arg(run.id().to_string()));
-    let done = run.wait_with_output().unwrap();
-    assert_eq!((done.status.code(), stdout(&done)), (Some(5), "ready\ngot it".into()));
+    assert_eq!(lines.map(Result::unwrap).collect::<Vec<_>>(), ["got it"]);
+    assert_eq!(run.wait().unwrap().code(), Some(5));
+    bundle.assert_nothing_left();
+}
+
+/// All in `linux` is optional (config.md, "Platform-specific configuration").
+#[test]
+fn without_a_part_for_linux_the_namespaces_are_the_callers() {
+    let mut bundle = Bundle::shell("readlink /proc/self/ns/uts; readlink /proc/self/ns/pid; cat /etc/name");
+    fs::write(bundle.rootfs().join("etc/name"), "container").unwrap();
+    for part in ["linux", "hostname"] {
+        bundle.spec.as_object_mut().unwrap().remove(part);
+    }
+    bundle.spec["mounts"] = json!([{"destination": "/proc", "type": "proc"}, {"destination": "/dev", "type": "tmpfs"}]);
+    let run = bundle.pea(&["run", &bundle.id]);
+    // In a mount namespace of the test's: without one of the container's own the mounts are the machine's.
+    let mut machine = Command::new("unshare");
+    machine.args(["--mount", "--propagation", "private"]).arg(run.get_program()).args(run.get_args());
+    let own = |kind| fs::read_link(format!("/proc/self/ns/{kind}")).unwrap().display().to_string();
+    let done = testkit::output(machine.current_dir(bundle.path()));
+    assert_eq!(done, format!("{}\n{}\ncontainer", own("uts"), own("pid")));
+    bundle.assert_nothing_left();
+}
+
+/// What is mounted in a user namespace is opened before there is one, all of it at a time.
+#[test]
+fn more_mounts_than_descriptors_are_no_hindrance_and_the_limit_stays_the_callers() {
+    let mut bundle = Bundle::shell("ulimit -n; ulimit -Hn; mount | grep -c /many/");
+    let map = json!([{"containerID": 0, "hostID": 0, "size": 65536}]);
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().push(json!({"type": "user"}));
+    (bundle.spec["linux"]["uidMappings"], bundle.spec["linux"]["gidMappings"]) = (map.clone(), map);
+    bundle.spec["process"]["rlimits"] = json!([]);
+    bundle.spec["root"]["readonly"] = json!(false);
+    for number in 0..300 {
+        let mount = json!({"destination": format!("/many/{number}"), "source": "/etc/hostname", "options": ["bind"]});
+        bundle.spec["mounts"].as_array_mut().unwrap().push(mount);
+    }
+    let run = bundle.pea(&["run", &bundle.id]);
+    let mut limited = Command::new("prlimit");
+    limited.arg("--nofile=150:4000").arg(run.get_program()).args(run.get_args()).current_dir(bundle.path());
+    assert_eq!(testkit::output(&mut limited), "150\n4000\n300");
     bundle.assert_nothing_left();
 }
 

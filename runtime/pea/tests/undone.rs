@@ -35,7 +35,10 @@ impl Machine {
             found.retain(|path| path.to_string_lossy().contains(&bundle.id) || path.starts_with("/run/pea"));
             found
         };
-        Self { mounts: table.lines().map(str::to_owned).collect(), run: tree("/run"), cgroups: tree("/sys/fs/cgroup") }
+        // A login that ends takes its directory away, and with it the mount there, in every mount namespace.
+        let of_a_login = |line: &&str| line.split(' ').nth(4).is_some_and(|place| place.starts_with("/run/user/"));
+        let mounts = table.lines().filter(|line| !of_a_login(line)).map(str::to_owned).collect();
+        Self { mounts, run: tree("/run"), cgroups: tree("/sys/fs/cgroup") }
     }
 }
 

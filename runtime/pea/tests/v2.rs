@@ -44,6 +44,28 @@ fn exec(bundle: &Bundle, script: &str) -> Output {
     testkit::attempt(&mut bundle.pea(&["exec", &bundle.id, "sh", "-c", script]))
 }
 
+/// One mount of the hierarchy sets the options of all; systemd has asked for `nsdelegate`.
+#[test]
+fn a_container_that_sees_the_machines_cgroups_leaves_them_their_options() {
+    if skipped(&[]) {
+        return;
+    }
+    let options = || {
+        let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let line = table.lines().find(|line| line.contains(" - cgroup2 ")).expect("a mount").to_owned();
+        line.rsplit(' ').next().unwrap().to_owned()
+    };
+    let before = options();
+    if !before.contains("nsdelegate") {
+        return testkit::skip("the hierarchy has no options here");
+    }
+    let mut bundle = Bundle::shell("ls -d /sys/fs/cgroup/$ID; ! mkdir /sys/fs/cgroup/not 2>/dev/null");
+    bundle.spec["process"]["env"].as_array_mut().unwrap().push(json!(format!("ID={}", bundle.id)));
+    bundle.spec["linux"]["namespaces"].as_array_mut().unwrap().retain(|each| each["type"] != "cgroup");
+    assert_eq!(bundle.output(), format!("/sys/fs/cgroup/{}", bundle.id), "the machine's, read-only");
+    assert_eq!(options(), before);
+}
+
 #[test]
 fn what_needs_more_memory_than_there_is_dies_and_the_rest_lives_on() {
     if skipped(&["memory"]) {

@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Component, Path, PathBuf};
 
+use super::above;
 use super::hierarchy::{Hierarchy, Kind, Layout};
 use super::value::{Value, write};
 use crate::error::{Error, ErrorKind, reason};
@@ -43,13 +44,16 @@ fn make_once(hierarchy: &Hierarchy, path: &Path, controllers: &Controllers) -> R
         return make_unified(hierarchy, path, controllers);
     }
     let dir = hierarchy.dir(path);
-    if hierarchy.controls("cpuset") {
-        for level in levels(hierarchy.root(), path) {
-            make_dir(&level)?;
+    if !hierarchy.controls("cpuset") && fs::create_dir(&dir).is_ok() {
+        return Ok(None);
+    }
+    for level in levels(hierarchy.root(), path) {
+        if make_dir(&level)? && level != dir {
+            above::mark(&level);
+        }
+        if hierarchy.controls("cpuset") {
             inherit_cpuset(&level)?;
         }
-    } else {
-        fs::create_dir_all(&dir).map_err(|error| cannot_make(&dir, error))?;
     }
     Ok(None)
 }
@@ -99,11 +103,14 @@ fn inherit_cpuset(dir: &Path) -> Result<(), Error> {
 }
 
 fn make_unified(hierarchy: &Hierarchy, path: &Path, controllers: &Controllers) -> Result<Option<OwnedFd>, Error> {
+    let own = hierarchy.dir(path);
     let mut above = hierarchy.root().to_owned();
     let mut threaded = false;
     for dir in levels(hierarchy.root(), path) {
         enable(&above, controllers)?;
-        make_dir(&dir)?;
+        if make_dir(&dir)? && dir != own {
+            above::mark(&dir);
+        }
         threaded = settle_type(&dir, controllers)?;
         above = dir;
     }

@@ -3,6 +3,7 @@
 //! A cgroup is named by one absolute path, the same in every hierarchy of the machine. Three layouts are served: one
 //! hierarchy a controller (v1), the same with a unified one beside it (hybrid), and the unified one alone (v2).
 
+mod above;
 mod create;
 mod delegate;
 pub(crate) mod devices;
@@ -23,6 +24,7 @@ mod value;
 use std::io;
 use std::path::{Component, Path, PathBuf};
 
+pub(crate) use above::remove as remove_above;
 pub(crate) use entry::{Entry, Subgroups};
 pub(crate) use freeze::{freeze, is_frozen, thaw};
 pub(crate) use hierarchy::{Hierarchy, Kind, Layout, all as hierarchies};
@@ -30,7 +32,6 @@ pub(crate) use kill::signal_tree;
 pub(crate) use members::pids;
 pub use oom::{OomEvents, OomWatch};
 pub(crate) use plan::{Plan, zero_is_a_limit};
-pub(crate) use remove::remove_above;
 pub use remove::remove_tree;
 pub(crate) use stats::read as stats;
 pub(crate) use update::{merge, update, without_empty_pids};

@@ -203,7 +203,7 @@ impl Plan {
             scope.undo();
         }
         let _ = remove_tree(&self.path);
-        remove_above(&self.made_above.take());
+        remove_above(&self.path, &self.made_above.take());
         if let Some(rdt) = &self.rdt {
             let _ = rdt.remove();
         }

@@ -1,9 +1,8 @@
 //! Removing a cgroup.
 
-use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,13 +33,6 @@ pub fn remove_tree(path: &Path) -> Result<(), Error> {
         }
     }
     failure.map_or(Ok(()), Err)
-}
-
-/// Removes the cgroups that were made above a container's, the deepest first, but for those that others are in by now.
-pub(crate) fn remove_above(dirs: &[PathBuf]) {
-    for dir in dirs {
-        let _ = fs::remove_dir(dir);
-    }
 }
 
 fn remove_dir(dir: &Path, end: Instant) -> Result<(), Error> {

@@ -37,11 +37,21 @@ pub struct Notify {
 }
 
 impl Notify {
-    /// To be called between create and start; `None` when nobody wants to know.
+    /// To be called between create and start; `None` when nobody wants to know, or nobody is there.
     pub fn listen(runtime: &Runtime, id: &str) -> Result<Option<Self>, Error> {
-        let (Some(manager), Some(path)) = (manager(), runtime.notify_socket(id)?) else { return Ok(None) };
-        let doing = |error| Error::io(format!("connect to $NOTIFY_SOCKET {}", manager.display()), error);
-        let manager = connect(&manager).map_err(doing)?;
+        let (Some(address), Some(path)) = (manager(), runtime.notify_socket(id)?) else { return Ok(None) };
+        let manager = match connect(&address) {
+            Ok(manager) => manager,
+            // Nobody to be told is no reason not to start a container (sd_notify(3) says the same to programs).
+            Err(error) => {
+                let reason = crate::error::reason(&error);
+                tracing::warn!(
+                    "connect to $NOTIFY_SOCKET {}: {reason}; nobody is told of readiness",
+                    address.display()
+                );
+                return Ok(None);
+            }
+        };
         let doing = |error| Error::io(format!("make socket {}", path.display()), error);
         let container = socket::bind_datagrams(&path).map_err(doing)?;
         // Its user need not be ours.

@@ -90,7 +90,7 @@ pub fn build(build: Build<'_>) -> Result<Built, Error> {
             init::run(Init { build, channel: theirs, proc, sources: Some(sources), root: None, placed: false })
         }
         Born::Helper(pid, pidfd) => {
-            drop(theirs);
+            drop((theirs, sources));
             match attend(&build, pid, &ours) {
                 Ok(()) => Ok(Built { pid, pidfd, line: ours }),
                 // What the init says of its end is the cause of what failed here.

@@ -38,13 +38,9 @@ impl Namespaces {
     /// Reads the specification and opens what is to be joined, checking that it is of its kind. Later the path might
     /// not be readable any more, or lead to another's.
     pub fn open(spec: &Spec) -> Result<Self, Error> {
-        let linux = spec.linux().as_ref();
-        let mut namespaces = Self {
-            made: CloneFlags::empty(),
-            joined: Vec::new(),
-            offsets: offsets(linux.unwrap_or(&Linux::default()))?,
-        };
-        for each in linux.and_then(|linux| linux.namespaces().as_deref()).unwrap_or_default() {
+        let linux = crate::spec::linux(spec);
+        let mut namespaces = Self { made: CloneFlags::empty(), joined: Vec::new(), offsets: offsets(linux)? };
+        for each in linux.namespaces().as_deref().unwrap_or_default() {
             match each.path() {
                 Some(path) if !path.as_os_str().is_empty() => namespaces.joined.push(Joined::open(each)?),
                 _ => namespaces.made |= flag(each.typ()),

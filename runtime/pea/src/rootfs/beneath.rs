@@ -55,6 +55,11 @@ pub fn open_plain(dir: BorrowedFd<'_>, path: &Path, flags: OFlag) -> nix::Result
     resolve(dir, path, flags, plain)
 }
 
+/// Opens a path beneath `dir` that must not pass a link of any kind.
+pub fn open_unlinked(dir: &OwnedFd, path: &Path, flags: OFlag) -> nix::Result<OwnedFd> {
+    resolve(dir.as_fd(), path, flags, ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS)
+}
+
 fn resolve(dir: BorrowedFd<'_>, path: &Path, flags: OFlag, how: ResolveFlag) -> nix::Result<OwnedFd> {
     let how = OpenHow::new().flags(flags | OFlag::O_CLOEXEC).resolve(how);
     for _ in 1..ATTEMPTS {

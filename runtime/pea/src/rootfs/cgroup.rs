@@ -40,26 +40,37 @@ fn target_of(target: &Target<'_>, mount: &Mount) -> Result<OwnedFd, Error> {
 }
 
 /// cgroup v2: the hierarchy as the container's cgroup namespace shows it.
+///
+/// In the machine's namespace it is the machine's own mount. Another one would show the same, and set the options of the
+/// whole hierarchy (`nsdelegate`) to those of this mount, that is to none (cgroup-v2.rst, "Mounting").
 fn unified_tree(mount: &Mount, context: &Context) -> Result<OwnedFd, Error> {
     let failure = |error| mount.failure("mount cgroup2", error);
+    if !context.cgroup_namespace && mount.options.data.is_empty() {
+        let tree = machines_tree(mount, context)?;
+        source::change(mount, &tree)?;
+        return Ok(tree);
+    }
     let made = FileSystem::open("cgroup2").map_err(failure)?;
     configure(mount, &made, None)?;
     let made = made.create(mount.options.own.set & !attribute::NO_SYMLINK_FOLLOW);
     let tree = match made {
         Ok(tree) => tree,
         // Neither the hierarchy nor its namespace belong to the user namespace: what the machine has, then.
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EBUSY)) => {
-            let path = match context.cgroup_namespace {
-                true => inside(Path::new(MACHINES), &context.cgroup),
-                false => PathBuf::from(MACHINES),
-            };
-            let failure = |error| mount.failure(format_args!("bind {}", path.display()), error);
-            mount::clone_tree(beneath::anywhere(), &path, true, true).map_err(failure)?
-        }
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EPERM | libc::EBUSY)) => machines_tree(mount, context)?,
         Err(error) => return Err(failure(error)),
     };
     source::change(mount, &tree)?;
     Ok(tree)
+}
+
+/// What of the machine's mount the container shall see.
+fn machines_tree(mount: &Mount, context: &Context) -> Result<OwnedFd, Error> {
+    let path = match context.cgroup_namespace {
+        true => inside(Path::new(MACHINES), &context.cgroup),
+        false => PathBuf::from(MACHINES),
+    };
+    mount::clone_tree(beneath::anywhere(), &path, true, true)
+        .map_err(|error| mount.failure(format_args!("bind {}", path.display()), error))
 }
 
 /// cgroup v1: a directory in which each hierarchy has its place.

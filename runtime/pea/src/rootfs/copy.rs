@@ -1,5 +1,6 @@
 //! Copies what a tmpfs covers into it (`tmpcopyup`).
 //!
+//! With owners, modes, times, and extended attributes, file capabilities and access lists among them.
 //! Everything is reached by descriptors and without following links: the tree is the image's, or another container's.
 
 use std::ffi::{CStr, OsStr};
@@ -16,22 +17,23 @@ use nix::sys::stat::{
 use nix::sys::time::TimeSpec;
 use nix::unistd::{Gid, Uid, dup, fchown, fchownat, symlinkat};
 
+use crate::sys::xattr;
+
 /// Copies the content of a directory, and its owner.
 pub fn tree(from: OwnedFd, to: &OwnedFd) -> io::Result<()> {
     let stat = fstat(&from)?;
     let to = openat(to, ".", OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?;
-    content(from, to.as_fd())?;
+    content(from.as_fd(), to.as_fd())?;
     fchown(&to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    Ok(())
+    attributes(&from, &to)
 }
 
-fn content(from: OwnedFd, to: BorrowedFd<'_>) -> io::Result<()> {
-    let dir = dup(&from)?;
-    for entry in Dir::from_fd(from)?.iter() {
+fn content(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> io::Result<()> {
+    for entry in Dir::from_fd(dup(from)?)?.iter() {
         let entry = entry?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
-            one(dir.as_fd(), to, name)?;
+            one(from, to, name)?;
         }
     }
     Ok(())
@@ -47,14 +49,16 @@ fn one(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> io::Result<()> 
             mkdirat(to, name, Mode::S_IRWXU)?;
             let inner = openat(from, name, IN | OFlag::O_DIRECTORY, Mode::empty())?;
             let copy = openat(to, name, IN | OFlag::O_DIRECTORY, Mode::empty())?;
-            content(inner, copy.as_fd())?;
-            finish(&copy, &stat)
+            content(inner.as_fd(), copy.as_fd())?;
+            finish(&copy, &stat)?;
+            attributes(&inner, &copy)
         }
         SFlag::S_IFREG => {
             let mut source = File::from(openat(from, name, IN, Mode::empty())?);
             let mut copy = File::from(openat(to, name, OUT, Mode::S_IRWXU)?);
             io::copy(&mut source, &mut copy)?;
-            finish(&copy, &stat)
+            finish(&copy, &stat)?;
+            attributes(&source, &copy)
         }
         SFlag::S_IFLNK => {
             symlinkat(OsStr::from_bytes(readlinkat(from, name)?.as_bytes()), to, name)?;
@@ -65,6 +69,28 @@ fn one(from: BorrowedFd<'_>, to: BorrowedFd<'_>, name: &CStr) -> io::Result<()> 
             mknodat(to, name, kind, Mode::from_bits_truncate(stat.st_mode & 0o7777), stat.st_rdev)?;
             unopened(to, name, &stat)
         }
+    }
+}
+
+/// Copies the extended attributes. What the tmpfs does not take of them, or not from a user namespace, it would not take
+/// from the container's programs either, and is left out. To be done last: a new owner takes the capabilities from a file.
+fn attributes(from: &impl AsFd, to: &impl AsFd) -> io::Result<()> {
+    for name in or_none(xattr::names(from.as_fd()))? {
+        if let Some(value) = or_none(xattr::get(from.as_fd(), &name).map(Some))? {
+            or_none(xattr::set(to.as_fd(), &name, &value))?;
+        }
+    }
+    Ok(())
+}
+
+fn or_none<T: Default>(result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(error)
+            if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::EPERM | libc::EACCES | libc::ENODATA)) =>
+        {
+            Ok(T::default())
+        }
+        result => result,
     }
 }
 

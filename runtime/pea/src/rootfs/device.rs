@@ -79,6 +79,12 @@ fn from_spec(index: usize, given: &LinuxDevice) -> Result<Device, Error> {
     };
     let number = match kind {
         SFlag::S_IFIFO => 0,
+        // What is not given is read as 0, and no device has that number.
+        _ if (given.major(), given.minor()) == (0, 0) => {
+            return Err(Error::spec(format!(
+                "{place}: major and minor: missing (they are required but for type \"p\")"
+            )));
+        }
         _ => makedev(number("major", given.major())?, number("minor", given.minor())?),
     };
     let mode = given.file_mode().unwrap_or(0o666) & 0o7777;
@@ -268,6 +274,8 @@ mod tests {
             (json!({"path": "dev/x", "type": "c", "major": 1, "minor": 3}), "path"),
             (json!({"path": "/dev/x", "type": "c", "major": -1, "minor": 3}), "major: -1"),
             (json!({"path": "/dev/x", "type": "a"}), "type"),
+            (json!({"path": "/dev/x", "type": "c"}), "major and minor: missing"),
+            (json!({"path": "/dev/x", "type": "b", "major": 0, "minor": 0}), "major and minor: missing"),
         ] {
             let error = parse(json!([device])).expect_err(phrase).to_string();
             assert!(error.contains("linux.devices[0]") && error.contains(phrase), "{error}");

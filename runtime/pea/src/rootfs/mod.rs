@@ -10,11 +10,13 @@
 mod beneath;
 mod cgroup;
 mod copy;
+mod descriptors;
 mod device;
 mod id_map;
 mod mount;
 mod option;
 mod plan;
+mod procfs;
 mod propagation;
 mod protect;
 mod root;

@@ -13,8 +13,8 @@ use nix::unistd::{chdir, fchdir, symlinkat};
 use super::beneath::{self, Last, Missing};
 use super::copy;
 use super::plan::{Kind, Mount};
-use super::protect;
 use super::source::{self, Source};
+use super::{procfs, protect};
 use crate::error::Error;
 use crate::sys::mount::{self, Change, FileSystem, attribute};
 
@@ -141,6 +141,9 @@ impl Target<'_> {
         if plain && !is(&fd, SFlag::S_IFDIR).map_err(failure)? {
             return Err(mount.wrong("a directory is required there, and no symbolic link"));
         }
+        if procfs::is_of_a_process(self.root, &mount.destination, &fd).map_err(failure)? {
+            return Err(mount.over_a_process());
+        }
         Ok(fd)
     }
 
@@ -195,6 +198,8 @@ impl Target<'_> {
         };
         let failure = |error: Errno| mount.failure(format_args!("mount {kind}"), error);
         let option = |(key, value): &(String, Option<String>)| match value {
+            // A label has commas.
+            Some(value) if key == "context" => format!("{key}=\"{value}\""),
             Some(value) => format!("{key}={value}"),
             None => key.clone(),
         };

@@ -4,12 +4,13 @@ use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use oci_spec::runtime::{Linux, LinuxNamespace, LinuxNamespaceType, Mount as Given, Spec};
+use oci_spec::runtime::{LinuxNamespace, LinuxNamespaceType, Mount as Given, Spec};
 
 use super::beneath::normal;
 use super::device::{self, Device};
 use super::id_map::{IdMap, Mappings};
 use super::option::Options;
+use super::procfs;
 use super::propagation::Propagation;
 use super::sysctl::{self, Sysctl};
 use crate::error::Error;
@@ -51,7 +52,7 @@ impl Mount {
             return Err(mount.wrong("only another directory can take the place of the container's root"));
         }
         if is_of_a_process(&mount.destination) {
-            return Err(mount.wrong("nothing can be mounted over what procfs says about a process"));
+            return Err(mount.over_a_process());
         }
         if matches!(&mount.kind, Kind::Bind { source, .. } if source.as_os_str().is_empty()) {
             return Err(mount.wrong("source: a bind mount needs one"));
@@ -64,6 +65,11 @@ impl Mount {
     /// An error in the configuration of this mount.
     pub fn wrong(&self, text: &str) -> Error {
         Error::spec(format!("{}: {text}", self.place()))
+    }
+
+    /// It would hide what the kernel says of a process, or takes for it.
+    pub fn over_a_process(&self) -> Error {
+        self.wrong("nothing can be mounted over what procfs says about a process")
     }
 
     /// A step of this mount that the kernel refused.
@@ -114,7 +120,7 @@ fn is_of_a_process(path: &Path) -> bool {
     let Some(name) = path.strip_prefix("/proc").ok().and_then(|inner| inner.iter().next()?.to_str()) else {
         return false;
     };
-    name == "self" || name == "thread-self" || name.bytes().all(|digit| digit.is_ascii_digit())
+    procfs::is_process(name)
 }
 
 /// A path of `maskedPaths` or `readonlyPaths`.
@@ -152,14 +158,15 @@ impl Plan {
     /// # Errors
     /// `InvalidSpec`, with the place in `config.json`.
     pub fn new(spec: &Spec, bundle: &Path, user_namespace: bool) -> Result<Self, Error> {
-        let none = Linux::default();
-        let linux = spec.linux().as_ref().unwrap_or(&none);
+        let linux = crate::spec::linux(spec);
         let root = spec.root().as_ref().ok_or_else(|| Error::spec("config.json: root: missing"))?;
         let own = Mappings::of_container(linux);
         let given = spec.mounts().as_deref().unwrap_or_default().iter().enumerate();
         let mut mounts: Vec<_> =
             given.map(|(index, given)| Mount::new(index, given, bundle, &own)).collect::<Result<_, _>>()?;
-        label(&mut mounts, linux.mount_label().as_deref().unwrap_or_default());
+        if Path::new("/sys/fs/selinux/enforce").exists() {
+            label(&mut mounts, linux.mount_label().as_deref().unwrap_or_default());
+        }
         let dev = mounts.iter().rfind(|mount| mount.destination == Path::new("/dev"));
         let bound_dev = dev.is_some_and(|mount| matches!(mount.kind, Kind::Bind { .. }));
         let rootfs = rootfs(&bundle.join(root.path()))?;
@@ -248,10 +255,7 @@ fn protected(name: &str, paths: Option<&[String]>) -> Vec<Protected> {
 
 /// Gives the SELinux label to the file systems that know labels; procfs and sysfs have their own.
 fn label(mounts: &mut [Mount], label: &str) {
-    if label.is_empty() || !Path::new("/sys/fs/selinux/enforce").exists() {
-        return;
-    }
-    for mount in mounts {
+    for mount in mounts.iter_mut().filter(|_| !label.is_empty()) {
         if ["tmpfs", "devpts", "ramfs", "overlay"].iter().any(|name| mount.is(name)) {
             mount.options.data.push(("context".to_owned(), Some(label.to_owned())));
         }
@@ -307,6 +311,27 @@ mod tests {
         }
         let error = plan(json!({"linux": {"rootfsPropagation": "rprivat"}})).expect_err("no such word").to_string();
         assert!(error.contains("rootfsPropagation: \"rprivat\""), "{error}");
+    }
+
+    #[test]
+    fn file_systems_with_labels_get_the_one_given() {
+        let mut all = mounts(json!([
+            {"destination": "/a", "type": "tmpfs", "options": ["size=1m"]},
+            {"destination": "/dev/pts", "type": "devpts"},
+            {"destination": "/proc", "type": "proc"},
+            {"destination": "/b", "source": "/b", "options": ["bind"]},
+        ]))
+        .expect("a plan");
+        let options = |mount: &Mount| mount.options.data.clone();
+        let before: Vec<_> = all.iter().map(options).collect();
+        label(&mut all, "");
+        assert_eq!(all.iter().map(options).collect::<Vec<_>>(), before);
+        // The commas in it are the label's: each option is handed over by itself.
+        label(&mut all, "system_u:object_r:container_file_t:s0:c1,c2");
+        let context = ("context".to_owned(), Some("system_u:object_r:container_file_t:s0:c1,c2".to_owned()));
+        assert_eq!(options(&all[0]), [before[0].clone(), vec![context.clone()]].concat());
+        assert_eq!(options(&all[1]), [context]);
+        assert_eq!((options(&all[2]), options(&all[3])), (before[2].clone(), before[3].clone()));
     }
 
     #[test]

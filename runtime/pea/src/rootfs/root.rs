@@ -92,6 +92,7 @@ impl Root {
         let devices = mem::take(&mut self.plan.devices);
         let prepared = mem::replace(&mut self.sources.devices, Prepared::None);
         device::make_all(self.root.as_fd(), devices, prepared)?;
+        self.sources.room = None;
         if self.plan.dev_links { device::make_links(self.root.as_fd()) } else { Ok(()) }
     }
 

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use super::beneath;
+use super::descriptors::Room;
 use super::device::{self, Prepared};
 use super::plan::{Kind, Mount, Plan};
 use super::propagation::Propagation;
@@ -33,6 +34,8 @@ pub struct Sources {
     pub root: Source,
     pub mounts: Vec<Source>,
     pub devices: Prepared,
+    /// As long as all of them are open.
+    pub room: Option<Room>,
 }
 
 impl Plan {
@@ -41,6 +44,8 @@ impl Plan {
     /// # Errors
     /// The mount, its source and the kernel's reason.
     pub fn open(&self) -> Result<Sources, Error> {
+        let room = Room::make(self.mounts.len() + self.devices.len())
+            .map_err(|error| Error::io("raise the limit of open descriptors", error))?;
         let root = match open_root(&self.rootfs, self.base()) {
             Ok(tree) => Source::Tree(tree),
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => Source::Later,
@@ -59,7 +64,7 @@ impl Plan {
             true => device::prepare(&self.devices, &self.own)?,
             false => Prepared::None,
         };
-        Ok(Sources { root, mounts: self.mounts.iter().map(open).collect::<Result<_, _>>()?, devices })
+        Ok(Sources { root, mounts: self.mounts.iter().map(open).collect::<Result<_, _>>()?, devices, room })
     }
 }
 

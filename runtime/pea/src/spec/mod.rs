@@ -1,18 +1,21 @@
 //! The bundle's `config.json`: reading it, checking it, and what `spec` writes.
 
 mod amend;
+mod check;
 mod config;
 mod default;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use oci_spec::runtime::{Linux, LinuxNamespaceType, Process, Spec};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use amend::{NOTIFY_SOCKET, add_env, add_notify_socket};
+pub use check::{check, check_process};
 pub use default::{default_spec, make_rootless};
 
 use config::{Config, ConfigProcess};
@@ -114,63 +117,12 @@ fn respell(flags: &mut Value) {
     }
 }
 
-/// Refuses what could not be served, before anything is made.
-pub fn check(spec: &Spec) -> Result<(), Error> {
-    if !spec.version().starts_with("1.") {
-        return Err(Error::spec(format!("config.json: ociVersion {:?}: only 1.x is supported", spec.version())));
-    }
-    let Some(linux) = spec.linux() else { return Err(Error::spec("config.json: linux: missing")) };
-    let process = spec.process().as_ref().ok_or_else(|| Error::spec("config.json: process: missing"))?;
-    check_process(process).map_err(|error| Error::spec(format!("config.json: {error}")))?;
-    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
-    check_names(spec, linux)?;
-    for (index, namespace) in namespaces.iter().enumerate() {
-        if namespaces[..index].iter().any(|earlier| earlier.typ() == namespace.typ()) {
-            let text = format!("config.json: linux.namespaces: \"{}\" is there twice", namespace.typ());
-            return Err(Error::spec(text));
-        }
-    }
-    Ok(())
-}
-
-/// Refuses names for a machine that is not the container's own, and one that a sysctl would change again.
-fn check_names(spec: &Spec, linux: &Linux) -> Result<(), Error> {
-    let namespaces = linux.namespaces().as_deref().unwrap_or_default();
-    let uts = namespaces.iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Uts);
-    let sysctl = |key: &str| linux.sysctl().as_ref().and_then(|sysctl| sysctl.get(key));
-    for (field, name) in [("hostname", spec.hostname()), ("domainname", spec.domainname())] {
-        let Some(name) = name.as_ref().filter(|name| !name.is_empty()) else { continue };
-        if !uts {
-            return Err(Error::spec(format!("config.json: {field}: needs a namespace of type \"uts\"")));
-        }
-        // In either spelling (sysctl(8)).
-        for key in [format!("kernel.{field}"), format!("kernel/{field}")] {
-            if let Some(other) = sysctl(&key).filter(|other| *other != name) {
-                let text = format!("config.json: {field}: {name:?}, but linux.sysctl says {key}: {other:?}");
-                return Err(Error::spec(text));
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Refuses a process no kernel could start.
-pub fn check_process(process: &Process) -> Result<(), Error> {
-    match process.args().as_deref() {
-        None | Some([]) => return Err(Error::spec("process.args: must not be empty")),
-        Some(_) => {}
-    }
-    let user = process.user();
-    for id in [user.uid(), user.gid()].iter().chain(user.additional_gids().iter().flatten()) {
-        // The kernel takes the largest for "unchanged", which here would be root.
-        if i32::try_from(*id).is_err() {
-            return Err(Error::spec(format!("process.user: {id} is not between 0 and {}", i32::MAX)));
-        }
-    }
-    if !process.cwd().is_absolute() {
-        return Err(Error::spec(format!("process.cwd: {} is not absolute", process.cwd().display())));
-    }
-    Ok(())
+/// What is for Linux. All in it is optional, and so is the whole (config.md, "Platform-specific configuration"). (The
+/// types' own default is not "nothing": it has namespaces, masks and rules of its own.)
+pub fn linux(spec: &Spec) -> &Linux {
+    static NOTHING: OnceLock<Linux> = OnceLock::new();
+    let nothing = || NOTHING.get_or_init(|| serde_json::from_str("{}").unwrap_or_default());
+    spec.linux().as_ref().unwrap_or_else(nothing)
 }
 
 /// Whether something in it is to be done when the container is started, or deleted.
@@ -194,4 +146,15 @@ pub fn cgroups_path(spec: &Spec, id: &str) -> Result<PathBuf, Error> {
     };
     crate::cgroup::checked(&path)?;
     Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_a_part_for_linux_there_is_nothing_in_it() {
+        let spec = parse(br#"{"ociVersion": "1.2.0"}"#, Path::new("config.json")).expect("a specification");
+        assert_eq!(serde_json::to_value(linux(&spec)).expect("JSON"), json!({}));
+    }
 }

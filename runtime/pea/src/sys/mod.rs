@@ -13,6 +13,7 @@ pub mod sched;
 pub mod seccomp;
 pub mod tty;
 pub mod uts;
+pub mod xattr;
 
 use std::fs::File;
 use std::io;

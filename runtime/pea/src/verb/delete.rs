@@ -50,7 +50,7 @@ pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
         return Err(Error::new(ErrorKind::InvalidState, text));
     }
     empty(&record)?;
-    cgroup::remove_above(&record.made_above);
+    cgroup::remove_above(&record.cgroup, &record.made_above);
     if let Some(beneath) = record.beneath {
         rootfs::detach(&record.rootfs, beneath)?;
     }

@@ -149,6 +149,24 @@ pub fn hierarchies() -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
+/// In a mount namespace of one's own: leaves nothing but the unified hierarchy. By the machine's mount of it, where there is
+/// one: another mount would change the options of the whole hierarchy (cgroup-v2.rst, "Mounting").
+pub const UNIFIED_ALONE: &str = "if [ -e /sys/fs/cgroup/unified ]; then \
+    mount --bind /sys/fs/cgroup/unified /mnt && umount -R /sys/fs/cgroup && mount --move /mnt /sys/fs/cgroup; \
+    elif ! [ -e /sys/fs/cgroup/cgroup.controllers ]; then \
+    umount -R /sys/fs/cgroup && mount -t cgroup2 none /sys/fs/cgroup; fi";
+
+/// A command where there is nothing but cgroup v2.
+pub fn on_v2(command: &Command) -> Command {
+    let mut wrapped = Command::new("unshare");
+    let script = format!("{UNIFIED_ALONE} && exec \"$@\"");
+    wrapped.args(["--mount", "sh", "-c", &script, "sh"]).arg(command.get_program()).args(command.get_args());
+    if let Some(dir) = command.get_current_dir() {
+        wrapped.current_dir(dir);
+    }
+    wrapped
+}
+
 /// Whether this machine has the unified hierarchy alone.
 pub fn unified() -> bool {
     Path::new("/sys/fs/cgroup/cgroup.controllers").exists()

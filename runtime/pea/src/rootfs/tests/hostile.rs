@@ -40,6 +40,49 @@ fn links_at_destinations_lead_to_places_beneath_the_root() {
     assert_eq!(fs::read_dir(&outside).expect("outside").count(), 0);
 }
 
+/// The class of CVE-2025-52881: what is written to procfs must reach the kernel, whatever an image has for links.
+#[test]
+fn nothing_is_mounted_over_a_process_by_way_of_a_link() {
+    let links = [
+        ("/vol", "/proc/self/attr", "/vol"),
+        ("/vol", "/proc/self/attr/current", "/vol"),
+        ("/vol", "../../proc/thread-self", "/vol/attr/exec"),
+        ("/vol", "/proc/mounts", "/vol"),
+        ("/vol", "/proc", "/vol/self/attr"),
+        ("/vol", "/proc/1", "/vol/attr"),
+    ];
+    for (link, target, destination) in links {
+        let mut bundle = Bundle::new();
+        symlink(target, bundle.path("rootfs").join(&link[1..])).expect("a link");
+        let kind = if target.ends_with("current") || target.ends_with("mounts") || destination.ends_with("exec") {
+            fs::write(bundle.path("trap"), "trap").expect("a file");
+            json!({"destination": destination, "source": "trap", "options": ["bind"]})
+        } else {
+            json!({"destination": destination, "type": "tmpfs", "source": "trap"})
+        };
+        bundle.mount(kind);
+        on_a_machine(|| {
+            let error = bundle.error();
+            assert!(
+                error.contains("nothing can be mounted over what procfs says about a process"),
+                "{target}: {error}"
+            );
+        });
+    }
+    // What is not of a process may be covered, as some do to show a container's own share of the machine.
+    let mut bundle = Bundle::new();
+    fs::write(bundle.path("share"), "share").expect("a file");
+    symlink("/proc", bundle.path("rootfs/vol")).expect("a link");
+    let share = bundle.path("share");
+    bundle.bind(&share, "/proc/uptime", &["bind"]).bind(&share, "/vol/swaps", &["bind"]);
+    on_a_machine(|| {
+        bundle.inside(INIT, || {
+            assert_eq!(fs::read_to_string("/proc/uptime").expect("the mount"), "share");
+            assert_eq!(fs::read_to_string("/proc/swaps").expect("the mount"), "share");
+        });
+    });
+}
+
 #[test]
 fn links_are_copied_or_mounted_upon_when_asked_for() {
     let mut bundle = Bundle::new();

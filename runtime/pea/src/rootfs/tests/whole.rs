@@ -1,6 +1,9 @@
 //! Containers as they are built from end to end.
 
+use std::ffi::CStr;
+
 use super::*;
+use crate::sys::xattr;
 
 #[test]
 fn the_default_specification_is_built() {
@@ -89,6 +92,14 @@ fn tmpcopyup_takes_over_what_it_covers() {
     symlink("/nowhere", covered.join("link")).expect("a link");
     mknod(&covered.join("device"), SFlag::S_IFCHR, Mode::S_IRUSR, makedev(1, 3)).expect("a device");
     fs::set_permissions(&covered, Permissions::from_mode(0o712)).expect("a mode");
+    // CAP_NET_BIND_SERVICE, in the effective set (struct vfs_cap_data of linux/capability.h).
+    let capability = [0x0200_0001_u32.to_le_bytes(), (1_u32 << 10).to_le_bytes(), [0; 4], [0; 4], [0; 4]].concat();
+    let give = |path: &Path, name: &CStr, value: &[u8]| {
+        xattr::set(File::open(path).expect("a file").as_fd(), name, value).expect("an attribute");
+    };
+    give(&covered.join("dir/file"), c"security.capability", &capability);
+    give(&covered.join("dir"), c"trusted.pea", b"dir");
+    give(&covered, c"trusted.pea", b"root");
     bundle.mount(json!({"destination": "/covered", "type": "tmpfs", "options": ["tmpcopyup", "ro"]}));
     bundle.mount(json!({"destination": "/etc", "type": "tmpfs", "options": ["tmpcopyup"]}));
     on_a_machine(|| {
@@ -100,6 +111,10 @@ fn tmpcopyup_takes_over_what_it_covers() {
             assert_eq!(fs::read_link("/covered/link").expect("the link"), Path::new("/nowhere"));
             assert_eq!(fs::metadata("/covered/device").expect("the device").rdev(), makedev(1, 3));
             assert_eq!(fs::metadata("/covered").expect("the root").mode() & 0o7777, 0o712);
+            let attribute = |path: &str, name| xattr::get(File::open(path).expect(path).as_fd(), name).expect(path);
+            assert_eq!(attribute("/covered/dir/file", c"security.capability"), capability);
+            assert_eq!(attribute("/covered/dir", c"trusted.pea"), b"dir");
+            assert_eq!(attribute("/covered", c"trusted.pea"), b"root");
             assert!(fs::write("/covered/x", "").is_err(), "read-only once it is filled");
             fs::write("/etc/x", "").expect("writable");
         });
