@@ -8,13 +8,8 @@
 
 use std::fs;
 
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL};
 use netlink_packet_route::link::LinkAttribute;
-use netlink_packet_route::tc::{
-    TcAction, TcActionAttribute, TcActionMirror, TcActionMirrorOption, TcActionOption, TcActionType, TcAttribute,
-    TcFilterU32, TcFilterU32Option, TcHandle, TcHeader, TcMessage, TcMirror, TcMirrorActionType, TcOption, TcU32Key,
-    TcU32Selector, TcU32SelectorFlags,
-};
 use nix::errno::Errno;
 use rtnetlink::LinkIfb;
 
@@ -35,14 +30,45 @@ const LIMIT: usize = 24;
 const BUFFER: usize = 28;
 /// The type of a message's options (`TCA_OPTIONS`).
 const OPTIONS: u16 = 2;
+const U32_CLASSID: u16 = 1;
+const U32_SELECTOR: u16 = 5;
+const U32_ACTION: u16 = 7;
+const ACTION_KIND: u16 = 1;
+const ACTION_OPTIONS: u16 = 2;
+const MIRRED_PARMS: u16 = 2;
+/// `TC_ACT_STOLEN`: the packet is somebody else's now.
+const STOLEN: u32 = 4;
+/// `TCA_EGRESS_REDIR`.
+const REDIRECT: u32 = 1;
 
+const ROOT: u32 = 0xffff_ffff;
+/// Where the ingress queueing discipline is, and its one handle.
+const INGRESS_PARENT: u32 = 0xffff_fff1;
+const INGRESS: u32 = 0xffff_0000;
 /// 1:0, of the token bucket.
-const BUCKET: TcHandle = TcHandle { major: 1, minor: 0 };
-/// ffff:0, the one handle of the ingress queueing discipline.
-const INGRESS: TcHandle = TcHandle { major: u16::MAX, minor: 0 };
-/// The class that redirected packets are counted for.
-const CLASS: TcHandle = TcHandle { major: 1, minor: 1 };
-const FILTER_PRIORITY: u32 = 1;
+const BUCKET: u32 = 0x0001_0000;
+/// 1:1, the class that redirected packets are counted for.
+const CLASS: u32 = 0x0001_0001;
+/// Priority 1, all protocols (`ETH_P_ALL`, in network byte order).
+const FILTER_INFO: u32 = 1 << 16 | 3u16.to_be() as u32;
+
+/// An attribute.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    // None here is longer than some hundred bytes.
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// Numbers of a structure, one after the other.
+fn numbers<const N: usize>(numbers: [u32; N]) -> Vec<u8> {
+    numbers.iter().flat_map(|number| number.to_ne_bytes()).collect()
+}
+
+fn kind(name: &str) -> Vec<u8> {
+    attribute(libc::TCA_KIND, &[name.as_bytes(), b"\0"].concat())
+}
 
 /// The settings of a token bucket, as the kernel is told them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,18 +82,18 @@ pub struct TokenBucket {
 }
 
 impl TokenBucket {
-    fn options(&self) -> TcAttribute {
+    fn options(&self) -> Vec<u8> {
         let mut parameters = vec![0; TBF_PARMS_LENGTH];
         // A rate of more than 32 bits has an attribute of its own beside.
         let rate = u32::try_from(self.rate).unwrap_or(u32::MAX);
         for (at, number) in [(RATE, rate), (LIMIT, self.limit), (BUFFER, self.buffer)] {
             parameters[at..at + 4].copy_from_slice(&number.to_ne_bytes());
         }
-        let mut options = vec![TcOption::Other(DefaultNla::new(TBF_PARMS, parameters))];
+        let mut options = attribute(TBF_PARMS, &parameters);
         if self.rate > u64::from(u32::MAX) {
-            options.push(TcOption::Other(DefaultNla::new(TBF_RATE64, self.rate.to_ne_bytes().to_vec())));
+            options.extend(attribute(TBF_RATE64, &self.rate.to_ne_bytes()));
         }
-        TcAttribute::Options(options)
+        attribute(OPTIONS, &options)
     }
 
     /// Reads a queueing discipline; none when it is of another kind.
@@ -122,24 +148,23 @@ pub struct Device<'a> {
 }
 
 impl Device<'_> {
-    fn message(self, handle: TcHandle, parent: TcHandle, info: u32, attributes: Vec<TcAttribute>) -> TcMessage {
-        let header = TcHeader { index: self.index.cast_signed(), handle, parent, info, ..TcHeader::default() };
-        TcMessage::from_parts(header, attributes)
+    /// `struct tcmsg`: family, three bytes of padding, index, handle, parent, info; then attributes.
+    fn request(self, doing: String, kind: u16, [handle, parent, info]: [u32; 3], attributes: &[Vec<u8>]) -> Request {
+        let header = numbers([0, self.index, handle, parent, info]);
+        Request { doing, kind, body: [header, attributes.concat()].concat(), flags: 0, tolerate: &[] }
     }
 
     /// Has what leaves the device pass a token bucket.
     pub fn add_bucket(self, bucket: &TokenBucket) -> Request {
-        let attributes = vec![TcAttribute::Kind(TBF.into()), bucket.options()];
-        let message = self.message(BUCKET, TcHandle::ROOT, 0, attributes);
-        Request::new(format!("limit what leaves {}", self.name), libc::RTM_NEWQDISC, &message)
+        let doing = format!("limit what leaves {}", self.name);
+        self.request(doing, libc::RTM_NEWQDISC, [BUCKET, ROOT, 0], &[kind(TBF), bucket.options()])
             .flags(NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Has what comes in pass filters.
     pub fn add_ingress(self) -> Request {
-        let attributes = vec![TcAttribute::Kind("ingress".into())];
-        let message = self.message(INGRESS, TcHandle::INGRESS, 0, attributes);
-        Request::new(format!("have filters look at what comes in by {}", self.name), libc::RTM_NEWQDISC, &message)
+        let doing = format!("have filters look at what comes in by {}", self.name);
+        self.request(doing, libc::RTM_NEWQDISC, [INGRESS, INGRESS_PARENT, 0], &[kind("ingress")])
             .flags(NLM_F_CREATE | NLM_F_EXCL)
     }
 
@@ -148,27 +173,25 @@ impl Device<'_> {
     /// The filter is a u32 one with a key that matches anything, not the newer `matchall`: it is what the
     /// reference plugin uses, and a kernel that lacks one of the two rather lacks that.
     pub fn add_redirect(self, to: Device<'_>) -> Request {
-        // All protocols (`ETH_P_ALL`), in network byte order.
-        let info = FILTER_PRIORITY << 16 | u32::from(3u16.to_be());
-        let attributes = vec![TcAttribute::Kind(TcFilterU32::KIND.into()), redirect(to.index)];
-        let message = self.message(TcHandle::UNSPEC, INGRESS, info, attributes);
-        Request::new(format!("redirect what comes in by {} to {}", self.name, to.name), libc::RTM_NEWTFILTER, &message)
+        let doing = format!("redirect what comes in by {} to {}", self.name, to.name);
+        let attributes = [kind("u32"), attribute(OPTIONS, &redirection(to.index))];
+        self.request(doing, libc::RTM_NEWTFILTER, [0, INGRESS, FILTER_INFO], &attributes)
             .flags(NLM_F_CREATE | NLM_F_EXCL)
     }
 
     /// Removes the token bucket; that there is none is no error.
     pub fn remove_bucket(self) -> Request {
-        self.remove(format!("stop limiting what leaves {}", self.name), TcHandle::ROOT)
+        self.remove(format!("stop limiting what leaves {}", self.name), ROOT)
     }
 
     /// Removes what [`Device::add_ingress`] made, with its filters; that there is none is no error.
     pub fn remove_ingress(self) -> Request {
-        self.remove(format!("stop filtering what comes in by {}", self.name), TcHandle::INGRESS)
+        self.remove(format!("stop filtering what comes in by {}", self.name), INGRESS_PARENT)
     }
 
-    fn remove(self, doing: String, parent: TcHandle) -> Request {
-        let message = self.message(TcHandle::UNSPEC, parent, 0, Vec::new());
-        Request::new(doing, libc::RTM_DELQDISC, &message).tolerate(&[Errno::ENOENT, Errno::ENODEV, Errno::EINVAL])
+    fn remove(self, doing: String, parent: u32) -> Request {
+        let nothing_there = &[Errno::ENOENT, Errno::ENODEV, Errno::EINVAL];
+        self.request(doing, libc::RTM_DELQDISC, [0, parent, 0], &[]).tolerate(nothing_there)
     }
 
     /// The token bucket of the device, if it has one.
@@ -177,9 +200,8 @@ impl Device<'_> {
     /// When the kernel cannot be asked.
     pub fn bucket(self, socket: &mut RouteSocket) -> Result<Option<TokenBucket>, Error> {
         let doing = format!("look up the queueing discipline of {}", self.name);
-        let query = self.message(TcHandle::UNSPEC, TcHandle::ROOT, 0, Vec::new());
         // Answered as a notification, which only comes back to who wants to hear his own.
-        match socket.ask_one(&Request::new(doing, libc::RTM_GETQDISC, &query).flags(NLM_F_ECHO)) {
+        match socket.ask_one(&self.request(doing, libc::RTM_GETQDISC, [0, ROOT, 0], &[]).flags(NLM_F_ECHO)) {
             Ok(answer) => Ok(answer.as_ref().and_then(TokenBucket::read)),
             // The kernel's own one, which it does not describe.
             Err(error) if error.errno() == Some(Errno::EINVAL) => Ok(None),
@@ -189,26 +211,17 @@ impl Device<'_> {
 }
 
 /// The options of a u32 filter: one key that matches anything, and the packet goes to the device of that index.
-fn redirect(index: u32) -> TcAttribute {
-    let mut selector = TcU32Selector::default();
-    selector.flags = TcU32SelectorFlags::Terminal;
-    selector.nkeys = 1;
-    selector.keys = vec![TcU32Key::default()];
-    let mut mirror = TcMirror::default();
-    mirror.generic.action = TcActionType::Stolen;
-    mirror.eaction = TcMirrorActionType::EgressRedir;
-    mirror.ifindex = index;
-    let mut action = TcAction::default();
-    action.attributes = vec![
-        TcActionAttribute::Kind(TcActionMirror::KIND.into()),
-        TcActionAttribute::Options(vec![TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror))]),
-    ];
-    let options = [
-        TcFilterU32Option::ClassId(CLASS),
-        TcFilterU32Option::Selector(selector),
-        TcFilterU32Option::Action(vec![action]),
-    ];
-    TcAttribute::Options(options.into_iter().map(TcOption::U32).collect())
+fn redirection(index: u32) -> Vec<u8> {
+    // struct tc_u32_sel: flags (TC_U32_TERMINAL), shift, number of keys, padding, offsets and masks; the keys.
+    let selector = [&[1u8, 0, 1, 0][..], &[0; 12], &[0; 16]].concat();
+    // struct tc_mirred: index, capabilities, action, counts of references; then how, and the device.
+    let parameters = numbers([0, 0, STOLEN, 0, 0, REDIRECT, index]);
+    let mirred =
+        [attribute(ACTION_KIND, b"mirred\0"), attribute(ACTION_OPTIONS, &attribute(MIRRED_PARMS, &parameters))];
+    // Actions are numbered from 1, in their order.
+    let actions = attribute(1, &mirred.concat());
+    [attribute(U32_CLASSID, &CLASS.to_ne_bytes()), attribute(U32_SELECTOR, &selector), attribute(U32_ACTION, &actions)]
+        .concat()
 }
 
 #[cfg(test)]
