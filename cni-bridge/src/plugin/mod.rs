@@ -9,6 +9,7 @@
 //! | [`pod`] | the pod's network namespace |
 //! | [`delegate`] | calling a plugin of another vendor |
 
+pub mod bandwidth;
 pub mod bridge;
 pub mod call;
 pub mod chain;
@@ -30,7 +31,7 @@ use crate::spec::{Config, Environment, Error, Verb, Version, code};
 pub use call::{Call, Type};
 
 /// The types in this binary. The first is what it is when nothing says otherwise.
-pub const TYPES: &[&Type] = &[&bridge::TYPE, &loopback::TYPE, &tuning::TYPE];
+pub const TYPES: &[&Type] = &[&bridge::TYPE, &loopback::TYPE, &tuning::TYPE, &bandwidth::TYPE];
 
 /// The type of that name.
 pub fn of_name(name: &str) -> Option<&'static Type> {

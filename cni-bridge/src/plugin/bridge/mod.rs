@@ -57,13 +57,13 @@ pub fn host_name(network: &str, attachment: &Attachment) -> String {
 const ALIAS: &str = "cni-bridge:";
 
 /// The alias of the node's end: whose it is, for people and for GC. None when it would be longer than the kernel takes.
-fn alias(network: &str, attachment: &Attachment) -> Option<String> {
+pub(in crate::plugin) fn alias(network: &str, attachment: &Attachment) -> Option<String> {
     let alias = format!("{ALIAS}{network}:{}:{}", attachment.container_id, attachment.ifname);
     (alias.len() < 256).then_some(alias)
 }
 
 /// The attachment an alias names, if it is one of the network.
-fn attachment_of_alias(network: &str, alias: &str) -> Option<Attachment> {
+pub(in crate::plugin) fn attachment_of_alias(network: &str, alias: &str) -> Option<Attachment> {
     let rest = alias.strip_prefix(ALIAS)?.strip_prefix(network)?.strip_prefix(':')?;
     let (container_id, ifname) = rest.split_once(':')?;
     Some(Attachment { container_id: container_id.into(), ifname: ifname.into() })
