@@ -5,11 +5,17 @@
 //! | [`range`] | ranges and sets of ranges; pure |
 //! | [`config`] | `ipam` of the configuration |
 //! | [`store`] | leases on disk |
+//! | [`index`] | and which attachment has which |
+//! | [`lock`](self) | their lock, with a deadline |
+//! | [`boot`] | which boot this is |
 //! | [`resolv_conf`] | `ipam.resolvConf` |
 //!
 //! Here is what joins them: which address an attachment gets.
 
+pub mod boot;
 pub mod config;
+pub mod index;
+mod lock;
 pub mod range;
 pub mod resolv_conf;
 pub mod store;
@@ -19,6 +25,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 pub use config::Config;
+pub use index::Origin;
 pub use range::{Range, RangeSet};
 pub use store::{Locked, Store, StoreError};
 
@@ -95,7 +102,7 @@ pub enum AllocateError<E> {
         ranges: RangeSet,
     },
     /// Requested addresses are in no set, or several are in the same one.
-    #[error("failed to allocate all requested IPs: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))]
+    #[error("failed to allocate all requested IPs: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join(" "))]
     Unfulfilled(Vec<IpAddr>),
     /// The store failed.
     #[error(transparent)]

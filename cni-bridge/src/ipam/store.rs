@@ -5,27 +5,30 @@
 //! | `<dataDir>/<network>/<ip>` | `containerID\r\nifname`: the lease |
 //! | `<dataDir>/<network>/last_reserved_ip.<set>` | the last address leased from that set |
 //! | `<dataDir>/<network>/lock` | flock'd by whoever reads or writes the others |
-//! | `<dataDir>/.<network>/<attachment>` | ours: the addresses of an attachment, one a line |
+//! | `<dataDir>/.<network>/` | ours: the index ([`super::index`]) |
 //!
-//! The last kind is a hint and no more: it lets an ADD and a DEL find an attachment's
-//! leases without reading all of them, as the reference does (10 µs for each pod of the
-//! node). Where it is missing or wrong, all leases are read. It lives in a sibling
-//! directory whose name no network can have, because the reference reads every file
-//! of its own directory.
+//! The index lives in a sibling directory, whose name no network can have, because the reference reads every file of
+//! its own directory.
 //!
-//! A lease appears whole: it is written under another name and linked to its own. It is
+//! A lease appears whole: it is written to a file without a name, which then gets the lease's. It is
 //! not flushed to the disk: what a power cut leaves is an empty file at worst, of a pod that
-//! is gone as well, and an empty file counts as free.
+//! is gone as well, and an empty file counts as free. `last_reserved_ip` is written in place, as the reference does:
+//! one half written begins the round anew.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, ErrorKind, Write};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
+
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::linkat;
 
 use super::Leases;
+use super::index::{Index, Origin};
+use super::lock;
 use crate::spec::Attachment;
 
 /// Where host-local keeps leases unless `ipam.dataDir` says otherwise.
@@ -54,21 +57,21 @@ pub enum StoreError {
     },
 }
 
-type Result<T> = std::result::Result<T, StoreError>;
+pub(super) type Result<T> = std::result::Result<T, StoreError>;
 
 /// The leases of one network.
 #[derive(Debug, Clone)]
 pub struct Store {
     leases: PathBuf,
-    hints: PathBuf,
+    index: Index,
 }
 
-fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
+pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     move |source| StoreError::Io { doing, path: path.to_owned(), source }
 }
 
 /// Makes "there is no such file" a none. Of a name too long for a file there is none either.
-fn present<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+pub(super) fn present<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
     const ABSENT: [ErrorKind; 3] = [ErrorKind::NotFound, ErrorKind::NotADirectory, ErrorKind::InvalidFilename];
     match outcome {
         Ok(value) => Ok(Some(value)),
@@ -80,7 +83,8 @@ fn present<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
 impl Store {
     /// The leases of `network` below `data_dir`. Nothing is touched yet.
     pub fn new(data_dir: &Path, network: &str) -> Store {
-        Store { leases: data_dir.join(network), hints: data_dir.join(format!(".{network}")) }
+        let leases = data_dir.join(network);
+        Store { index: Index::new(&leases, data_dir.join(format!(".{network}"))), leases }
     }
 
     /// The directory of the lease files.
@@ -107,39 +111,34 @@ impl Store {
     /// # Errors
     /// As [`Store::lock`].
     pub fn lock_existing(&self, deadline: Duration) -> Result<Option<Locked>> {
-        let path = self.leases.join("lock");
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_CREAT).mode(0o640).open(&path);
-        let Some(file) = present(file).map_err(failed("open", &path))? else { return Ok(None) };
-        let file = lock_within(file, deadline, &path)?;
-        Ok(Some(Locked { store: self.clone(), _lock: file }))
-    }
-}
-
-/// Takes the lock, waiting no longer than `deadline`.
-///
-/// flock(2) has no deadline, and trying again and again would poll. So where the lock is taken already, a
-/// thread waits for it; if the deadline passes first the thread stays behind, and the process
-/// soon ends. (A timer signal would interrupt the wait too, at the price of a signal handler.)
-fn lock_within(file: File, deadline: Duration, path: &Path) -> Result<File> {
-    match file.try_lock() {
-        Ok(()) => return Ok(file),
-        Err(TryLockError::WouldBlock) => {}
-        Err(TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
-    }
-    let (sender, receiver) = mpsc::channel();
-    // If nobody listens any more, the file is closed with the message and the lock is free again.
-    std::thread::spawn(move || sender.send(file.lock().map(|()| file)));
-    match receiver.recv_timeout(deadline) {
-        Ok(outcome) => outcome.map_err(failed("lock", path)),
-        Err(_) => Err(StoreError::Locked { path: path.to_owned(), waited: deadline }),
+        let Some(file) = lock::take(&self.leases.join("lock"), deadline)? else { return Ok(None) };
+        let indexed = self.index.is_sealed();
+        Ok(Some(Locked { store: self.clone(), indexed, unnoted: Vec::new(), _lock: file }))
     }
 }
 
 /// The leases of one network while nobody else can change them.
+#[derive(Debug)]
 pub struct Locked {
     store: Store,
+    /// The index was complete when we came, or has been made so since.
+    indexed: bool,
+    /// Leased, and not in the index yet.
+    unnoted: Vec<IpAddr>,
     _lock: File,
 }
+
+/// The index is sealed before the lock is given back.
+impl Drop for Locked {
+    fn drop(&mut self) {
+        if self.indexed && self.unnoted.is_empty() {
+            self.store.index.seal();
+        }
+    }
+}
+
+/// No container's id is longer; what is longer is no lease.
+const LONGEST: u64 = 1 << 18;
 
 /// Whose lease a text is. Old leases have the id alone, and so no interface's name.
 fn holder(text: &str) -> Attachment {
@@ -152,82 +151,75 @@ pub fn is_held_by(holder: &Attachment, owner: &Attachment) -> bool {
     holder.container_id == owner.container_id && (holder.ifname.is_empty() || holder.ifname == owner.ifname)
 }
 
-/// The name of an attachment's hint. Not the ids themselves: together they may be longer than a file name.
-fn hint_name(owner: &Attachment) -> String {
-    format!("{:016x}", crate::plugin::hash(&[&owner.container_id, &owner.ifname]))
-}
-
 impl Locked {
     fn lease(&self, ip: IpAddr) -> PathBuf {
         self.store.leases.join(ip.to_string())
     }
 
-    fn text(&self, ip: IpAddr) -> Result<Option<String>> {
+    /// What is in a lease, and since when. None for what no plugin made, a directory or the like: it must not keep
+    /// the leases beside it from being found.
+    fn text(&self, ip: IpAddr) -> Result<Option<(String, SystemTime)>> {
         let path = self.lease(ip);
-        match fs::read(&path) {
-            // Not made by a plugin: it must not keep the leases beside it from being found.
-            Err(error) if error.kind() == ErrorKind::IsADirectory => Ok(None),
-            read => {
-                let bytes = present(read).map_err(failed("read", &path))?;
-                Ok(bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-            }
+        // Without O_NONBLOCK a FIFO of that name would hold us until someone writes to it.
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
+        let Some(file) = present(opened).map_err(failed("read", &path))? else { return Ok(None) };
+        let meta = file.metadata().map_err(failed("look at", &path))?;
+        if !meta.is_file() {
+            return Ok(None);
         }
+        let mut bytes = Vec::new();
+        file.take(LONGEST).read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        let written = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+        Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), written)))
+    }
+
+    /// Whose an address is, and since when.
+    pub(super) fn holder(&self, ip: IpAddr) -> Result<Option<(Attachment, SystemTime)>> {
+        Ok(self.text(ip)?.map(|(text, written)| (holder(&text), written)))
     }
 
     fn remove(&self, path: &Path) -> Result<bool> {
         Ok(present(fs::remove_file(path)).map_err(failed("remove", path))?.is_some())
     }
 
-    /// Writes a file under another name in the hints' directory, where the reference does not look.
-    fn write_aside(&self, text: &str) -> Result<PathBuf> {
-        // One name is enough under the lock. It may be left of a crash, linked to a lease: never truncate it.
-        let path = self.store.hints.join("new");
-        if fs::remove_file(&path).is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-            let make = fs::DirBuilder::new().recursive(true).mode(0o755).create(&self.store.hints);
-            make.map_err(failed("create the directory", &self.store.hints))?;
-        }
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed("create", &path))?;
-        file.write_all(text.as_bytes()).map_err(failed("write", &path))?;
-        Ok(path)
+    /// Notes the addresses of an attachment, all of them, and whence it was made.
+    pub fn note(&mut self, owner: &Attachment, ips: &[IpAddr], origin: Option<&Origin>) {
+        let mut ips = ips.to_vec();
+        ips.sort_unstable();
+        ips.dedup();
+        // An index that cannot be written is not believed: it makes the next calls slower, and no more.
+        self.indexed &= self.store.index.write(owner, &ips, origin);
+        self.unnoted.retain(|ip| !ips.contains(ip));
     }
 
-    fn replace(&self, path: &Path, text: &str) -> Result<()> {
-        let aside = self.write_aside(text)?;
-        fs::rename(&aside, path).map_err(failed("write", path))
+    /// The entry of the index for an attachment, whether it is complete or not.
+    pub(super) fn entry(&self, owner: &Attachment) -> Option<super::index::Entry> {
+        self.store.index.entry(owner)
     }
 
-    /// Notes where this attachment's leases are.
-    ///
-    /// # Errors
-    /// When the hint cannot be written.
-    pub fn remember(&mut self, owner: &Attachment, ips: &[IpAddr]) -> Result<()> {
-        let lines: Vec<_> = ips.iter().map(ToString::to_string).collect();
-        self.replace(&self.store.hints.join(hint_name(owner)), &lines.join("\n"))
-    }
-
-    /// The leases of an attachment that its hint, or `also`, leads to: O(1) in the number of leases.
+    /// The leases of an attachment. O(1) in the number of leases while nobody else writes them.
     ///
     /// # Errors
     /// When a file cannot be read.
-    pub fn recall(&self, owner: &Attachment, also: &[IpAddr]) -> Result<Vec<IpAddr>> {
-        let path = self.store.hints.join(hint_name(owner));
-        let hint = present(fs::read(&path)).map_err(failed("read", &path))?.unwrap_or_default();
-        let hint = String::from_utf8_lossy(&hint).into_owned();
-        let mut ips: Vec<IpAddr> =
-            hint.lines().filter_map(|line| line.parse().ok()).chain(also.iter().copied()).collect();
-        ips.sort_unstable();
-        ips.dedup();
+    pub fn held_by(&mut self, owner: &Attachment) -> Result<Vec<IpAddr>> {
+        if !self.indexed {
+            let leases = self.all()?;
+            self.indexed = self.store.index.rewrite(&leases);
+            return Ok(leases.into_iter().filter(|(_, holder)| is_held_by(holder, owner)).map(|(ip, _)| ip).collect());
+        }
+        // Old leases have the id alone.
+        let old = Attachment { ifname: String::new(), ..owner.clone() };
+        let entries = [self.entry(owner), self.entry(&old)].into_iter().flatten();
         let mut held = Vec::new();
-        for ip in ips {
-            if self.text(ip)?.is_some_and(|text| is_held_by(&holder(&text), owner)) {
+        for ip in entries.flat_map(|entry| entry.ips).collect::<Vec<_>>() {
+            if self.holder(ip)?.is_some_and(|(holder, _)| is_held_by(&holder, owner)) {
                 held.push(ip);
             }
         }
         Ok(held)
     }
 
-    /// Every lease of the network: reads as many files as there are leases.
+    /// Every lease of the network: reads as many files as there are leases. What a crash left empty is none.
     ///
     /// # Errors
     /// When the directory cannot be read.
@@ -235,7 +227,9 @@ impl Locked {
         let mut leases = Vec::new();
         for ip in self.addresses()? {
             let ip = ip?;
-            leases.extend(self.text(ip)?.map(|text| (ip, holder(&text))));
+            leases.extend(
+                self.text(ip)?.filter(|(text, _)| !text.trim().is_empty()).map(|(text, _)| (ip, holder(&text))),
+            );
         }
         Ok(leases)
     }
@@ -265,29 +259,102 @@ impl Locked {
         Ok(self.addresses()?.next().transpose()?.is_none())
     }
 
-    /// Frees all leases of an attachment, found by its hint or `also`, or by reading all where these lead to none.
-    /// Returns what was freed.
+    /// Frees all leases of an attachment, the old ones of its id too. Returns what was freed.
     ///
     /// # Errors
     /// When a file cannot be read or removed; the others are freed nevertheless.
-    pub fn release(&mut self, owner: &Attachment, also: &[IpAddr]) -> Result<Vec<IpAddr>> {
-        let mut held = self.recall(owner, also)?;
-        if held.is_empty() {
-            held = self.all()?.into_iter().filter(|(_, holder)| is_held_by(holder, owner)).map(|(ip, _)| ip).collect();
-        }
-        let outcomes: Vec<_> = held.iter().map(|ip| self.remove(&self.lease(*ip))).collect();
-        outcomes.into_iter().collect::<Result<Vec<_>>>()?;
-        // A hint that stays (on a file system that is read-only by now) does no harm: it is only a hint.
-        let _ = self.remove(&self.store.hints.join(hint_name(owner)));
+    pub fn release(&mut self, owner: &Attachment) -> Result<Vec<IpAddr>> {
+        let held = self.held_by(owner)?;
+        self.free_of(owner, &held)?;
         Ok(held)
+    }
+
+    /// Frees these leases, which are all an attachment has.
+    pub(super) fn free_of(&mut self, owner: &Attachment, held: &[IpAddr]) -> Result<()> {
+        let outcomes: Vec<_> = held.iter().map(|ip| self.free(*ip)).collect();
+        outcomes.into_iter().collect::<Result<Vec<_>>>()?;
+        for ifname in [owner.ifname.clone(), String::new()] {
+            self.indexed &= self.store.index.forget(&Attachment { ifname, ..owner.clone() });
+        }
+        Ok(())
+    }
+
+    /// Frees every lease whose holder is not `valid`, and tells `freed` of each before. Goes on after failures.
+    ///
+    /// # Errors
+    /// When the directory cannot be read. The other failures are returned, and those of `freed`.
+    pub fn collect<E: From<StoreError>>(
+        &mut self,
+        valid: impl Fn(&Attachment) -> bool,
+        mut freed: impl FnMut(&Attachment) -> std::result::Result<(), E>,
+    ) -> Result<Vec<E>> {
+        let mut failures = Vec::new();
+        for ip in self.leased()? {
+            let holder = match self.holder(ip) {
+                Ok(Some((holder, _))) => holder,
+                Ok(None) => continue,
+                Err(error) => {
+                    failures.push(error.into());
+                    continue;
+                }
+            };
+            if !valid(&holder) {
+                // What a crash left empty is nobody's.
+                failures.extend(
+                    Some(&holder)
+                        .filter(|holder| !holder.container_id.is_empty())
+                        .and_then(|holder| freed(holder).err()),
+                );
+                failures.extend(self.free(ip).err().map(E::from));
+            }
+        }
+        // Which entries went is not worth knowing: the index is made anew of what is left.
+        self.indexed = false;
+        if let Ok(leases) = self.all() {
+            self.indexed = self.store.index.rewrite(&leases);
+        }
+        Ok(failures)
     }
 
     /// Removes what is ours of a network that has no leases any more. The reference's own files stay: the round
     /// goes on where it stopped.
     pub fn forget_network(&mut self) {
-        // Hints only; what cannot be removed does no harm.
-        let _ = fs::remove_dir_all(&self.store.hints);
+        self.indexed = false;
+        self.store.index.remove();
     }
+}
+
+/// Gives a file without a name this one; false when there is such a file.
+fn name(file: &File, path: &Path) -> io::Result<bool> {
+    let source = format!("/proc/self/fd/{}", file.as_raw_fd());
+    match linkat(AT_FDCWD, source.as_str(), AT_FDCWD, path, AtFlags::AT_SYMLINK_FOLLOW) {
+        Ok(()) => Ok(true),
+        Err(nix::errno::Errno::EEXIST) => Ok(false),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Makes a file with this text appear at once under its name; false when there is such a file.
+fn appear(directory: &Path, path: &Path, text: &str) -> io::Result<bool> {
+    let mut options = OpenOptions::new();
+    options.write(true).mode(0o600);
+    if let Ok(mut file) = options.clone().custom_flags(libc::O_TMPFILE).open(directory) {
+        file.write_all(text.as_bytes())?;
+        if let Ok(named) = name(&file, path) {
+            return Ok(named);
+        }
+    }
+    // File systems of networks have no files without names. One name is enough under the lock; it is no address,
+    // so nobody takes it for a lease. It may be left of a crash, linked to a lease: never truncate it.
+    let aside = directory.join(".new");
+    present(fs::remove_file(&aside))?;
+    options.create_new(true).open(&aside)?.write_all(text.as_bytes())?;
+    let linked = match fs::hard_link(&aside, path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        linked => linked.map(|()| true),
+    };
+    fs::remove_file(&aside)?;
+    linked
 }
 
 impl Leases for Locked {
@@ -300,29 +367,30 @@ impl Leases for Locked {
     }
 
     fn set_last(&mut self, set: usize, ip: IpAddr) -> Result<()> {
-        self.replace(&self.store.leases.join(format!("last_reserved_ip.{set}")), &ip.to_string())
+        let path = self.store.leases.join(format!("last_reserved_ip.{set}"));
+        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
+        opened.and_then(|mut file| file.write_all(ip.to_string().as_bytes())).map_err(failed("write", &path))
     }
 
     fn take(&mut self, ip: IpAddr, owner: &Attachment) -> Result<bool> {
         let path = self.lease(ip);
         // A name that is taken costs one look; only a free one costs a file.
-        match present(fs::metadata(&path)).map_err(failed("look at", &path))? {
-            Some(lease) if lease.len() > 0 => return Ok(false),
+        match present(fs::symlink_metadata(&path)).map_err(failed("look at", &path))? {
+            Some(lease) if lease.len() > 0 || !lease.is_file() => return Ok(false),
+            // Of a plugin or a machine that crashed while writing it: whoever writes one holds the lock.
             Some(_) => drop(self.remove(&path)?),
             None => {}
         }
-        let aside = self.write_aside(&format!("{}\r\n{}", owner.container_id, owner.ifname))?;
-        let linked = match fs::hard_link(&aside, &path) {
-            // There and nowhere: a dangling symbolic link. Not ours to remove, so the address is taken.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
-            linked => linked.map(|()| true).map_err(failed("create", &path)),
-        };
-        self.remove(&aside)?;
-        linked
+        let text = format!("{}\r\n{}", owner.container_id, owner.ifname);
+        let taken = appear(&self.store.leases, &path, &text).map_err(failed("create", &path))?;
+        self.unnoted.extend(taken.then_some(ip));
+        Ok(taken)
     }
 
     fn free(&mut self, ip: IpAddr) -> Result<()> {
-        self.remove(&self.lease(ip)).map(drop)
+        self.remove(&self.lease(ip))?;
+        self.unnoted.retain(|unnoted| *unnoted != ip);
+        Ok(())
     }
 }
 
@@ -372,35 +440,140 @@ mod tests {
 
     // Behaviours 79, 80.
     #[test]
-    fn leases_are_found_with_a_hint_without_one_and_in_the_old_form() {
+    fn leases_are_found_whoever_wrote_them_and_in_the_old_form() {
         let dir = testkit::scratch();
-        let mut locked = Store::new(dir.path(), "net").lock(SOON).unwrap();
-        for (address, id) in [("10.0.0.2", "hinted"), ("10.0.0.3", "unhinted"), ("fd00::3", "unhinted")] {
+        let store = Store::new(dir.path(), "net");
+        let mut locked = store.lock(SOON).unwrap();
+        for (address, id) in [("10.0.0.2", "a"), ("10.0.0.3", "b"), ("fd00::3", "b")] {
             assert!(locked.take(ip(address), &owner(id)).unwrap());
         }
+        locked.note(&owner("a"), &[ip("10.0.0.2")], None);
+        drop(locked);
         fs::write(dir.path().join("net/10.0.0.9"), "old").unwrap();
         let no_ip = Vec::<IpAddr>::new();
-        locked.remember(&owner("hinted"), &[ip("10.0.0.2")]).unwrap();
-        assert_eq!(locked.recall(&owner("hinted"), &[]).unwrap(), [ip("10.0.0.2")]);
-        assert_eq!(locked.recall(&owner("unhinted"), &[]).unwrap(), no_ip);
-        assert_eq!(locked.recall(&owner("unhinted"), &[ip("10.0.0.2"), ip("10.0.0.3")]).unwrap(), [ip("10.0.0.3")]);
-        assert_eq!(locked.release(&owner("hinted"), &[]).unwrap(), [ip("10.0.0.2")]);
-        let mut freed = locked.release(&owner("unhinted"), &[]).unwrap();
-        freed.sort();
-        assert_eq!(freed, [ip("10.0.0.3"), ip("fd00::3")]);
-        assert_eq!(locked.release(&owner("old"), &[]).unwrap(), [ip("10.0.0.9")]);
-        assert_eq!(locked.release(&owner("unknown"), &[]).unwrap(), no_ip);
-        assert!(locked.is_empty().unwrap());
+        let lock = || store.lock(SOON).unwrap();
+        for indexed in [false, true] {
+            let mut locked = lock();
+            assert_eq!(locked.indexed, indexed, "somebody else wrote one, and that is known then");
+            let mut held = locked.held_by(&owner("b")).unwrap();
+            held.sort();
+            assert_eq!(held, [ip("10.0.0.3"), ip("fd00::3")]);
+        }
+        assert_eq!(lock().release(&owner("a")).unwrap(), [ip("10.0.0.2")]);
+        assert_eq!(lock().release(&owner("old")).unwrap(), [ip("10.0.0.9")]);
+        assert_eq!(lock().release(&owner("unknown")).unwrap(), no_ip);
+        assert_eq!(lock().release(&owner("b")).unwrap().len(), 2);
+        assert!(lock().is_empty().unwrap());
+    }
+
+    /// How many leases a search has read so far: an access time is no measure (`noatime`), so they are made unreadable.
+    fn poison(dir: &Path, name: &str) {
+        fs::remove_file(dir.join(name)).unwrap();
+        std::os::unix::fs::symlink(dir.join(name), dir.join(name)).unwrap();
     }
 
     #[test]
-    fn a_hint_that_lies_frees_nobody_elses_lease() {
+    fn a_known_attachment_and_an_unknown_one_are_looked_up_without_reading_the_others() {
+        let dir = testkit::scratch();
+        let store = Store::new(dir.path(), "net");
+        for number in 2..9 {
+            let (address, id) = (ip(&format!("10.0.0.{number}")), owner(&format!("pod{number}")));
+            let mut locked = store.lock(SOON).unwrap();
+            assert_eq!(locked.held_by(&id).unwrap(), Vec::<IpAddr>::new());
+            assert!(locked.take(address, &id).unwrap());
+            locked.note(&id, &[address], None);
+        }
+        let mut locked = store.lock(SOON).unwrap();
+        // Under the lock nobody notices. A link to itself can be read by nobody.
+        poison(&dir.path().join("net"), "10.0.0.5");
+        assert!(locked.all().is_err(), "to read all of them fails");
+        assert_eq!(locked.held_by(&owner("pod3")).unwrap(), [ip("10.0.0.3")]);
+        assert_eq!(locked.held_by(&owner("unknown")).unwrap(), Vec::<IpAddr>::new());
+        assert_eq!(locked.release(&owner("pod4")).unwrap(), [ip("10.0.0.4")]);
+        drop(locked);
+        fs::remove_file(dir.path().join("net/10.0.0.5")).unwrap();
+        assert!(!store.lock(SOON).unwrap().indexed, "somebody else removed one");
+    }
+
+    #[test]
+    fn what_the_reference_writes_and_removes_in_between_is_noticed() {
+        let dir = testkit::scratch();
+        let store = Store::new(dir.path(), "net");
+        let net = dir.path().join("net");
+        let lock = || store.lock(SOON).unwrap();
+        let take = |address: &str, id: &str| {
+            let mut locked = lock();
+            assert!(locked.take(ip(address), &owner(id)).unwrap());
+            let mut held = locked.held_by(&owner(id)).unwrap();
+            held.push(ip(address));
+            locked.note(&owner(id), &held, None);
+        };
+        take("10.0.0.2", "a");
+        take("10.0.0.3", "b");
+        fs::write(net.join("10.0.0.4"), "a\r\neth0").unwrap();
+        let mut held = lock().held_by(&owner("a")).unwrap();
+        held.sort();
+        assert_eq!(held, [ip("10.0.0.2"), ip("10.0.0.4")]);
+        fs::remove_file(net.join("10.0.0.2")).unwrap();
+        assert_eq!(lock().held_by(&owner("a")).unwrap(), [ip("10.0.0.4")]);
+        fs::remove_file(net.join("10.0.0.4")).unwrap();
+        fs::write(net.join("10.0.0.4"), "b\r\neth0").unwrap();
+        assert_eq!(lock().held_by(&owner("a")).unwrap(), Vec::<IpAddr>::new());
+        assert_eq!(lock().release(&owner("b")).unwrap().len(), 2);
+        assert!(lock().is_empty().unwrap());
+    }
+
+    #[test]
+    fn an_index_that_cannot_be_written_costs_time_and_nothing_else() {
+        let dir = testkit::scratch();
+        let store = Store::new(dir.path(), "net");
+        fs::write(dir.path().join(".net"), "in the way").unwrap();
+        let mut locked = store.lock(SOON).unwrap();
+        assert!(locked.take(ip("10.0.0.2"), &owner("a")).unwrap());
+        locked.note(&owner("a"), &[ip("10.0.0.2")], None);
+        assert_eq!(locked.held_by(&owner("a")).unwrap(), [ip("10.0.0.2")]);
+        drop(locked);
+        assert_eq!(store.lock(SOON).unwrap().release(&owner("a")).unwrap(), [ip("10.0.0.2")]);
+    }
+
+    #[test]
+    fn an_index_that_lies_frees_nobody_elses_lease() {
         let dir = testkit::scratch();
         let mut locked = Store::new(dir.path(), "net").lock(SOON).unwrap();
         assert!(locked.take(ip("10.0.0.2"), &owner("a")).unwrap());
-        locked.remember(&owner("b"), &[ip("10.0.0.2")]).unwrap();
-        assert_eq!(locked.release(&owner("b"), &[]).unwrap(), Vec::<IpAddr>::new());
+        locked.note(&owner("b"), &[ip("10.0.0.2")], None);
+        locked.indexed = true;
+        assert_eq!(locked.release(&owner("b")).unwrap(), Vec::<IpAddr>::new());
         assert!(!locked.is_empty().unwrap());
+    }
+
+    #[test]
+    fn collecting_keeps_the_valid_ones_and_goes_on_after_failures() {
+        let dir = testkit::scratch();
+        let store = Store::new(dir.path(), "net");
+        let mut locked = store.lock(SOON).unwrap();
+        for (address, id) in [("10.0.0.2", "a"), ("10.0.0.3", "b"), ("10.0.0.4", "c")] {
+            assert!(locked.take(ip(address), &owner(id)).unwrap());
+        }
+        for (name, text) in [("10.0.0.5", "old"), ("10.0.0.6", "kept"), ("10.0.0.7", "")] {
+            fs::write(dir.path().join("net").join(name), text).unwrap();
+        }
+        let valid = [owner("a"), owner("kept")];
+        let mut told = Vec::new();
+        let failures = locked.collect(
+            |holder| valid.iter().any(|valid| is_held_by(holder, valid)),
+            |holder| {
+                told.push(holder.container_id.clone());
+                Err(StoreError::Io { doing: "try", path: "x".into(), source: ErrorKind::Other.into() })
+            },
+        );
+        assert_eq!(failures.unwrap().len(), told.len());
+        told.sort();
+        assert_eq!(told, ["b", "c", "old"], "an empty file is nobody's");
+        let mut left = locked.leased().unwrap();
+        left.sort();
+        assert_eq!(left, [ip("10.0.0.2"), ip("10.0.0.6")]);
+        assert_eq!(locked.held_by(&owner("a")).unwrap(), [ip("10.0.0.2")]);
     }
 
     // Behaviour 92.
@@ -415,6 +588,29 @@ mod tests {
     }
 
     #[test]
+    fn whoever_waited_for_the_lock_of_a_directory_that_was_removed_takes_the_new_one() {
+        let dir = testkit::scratch();
+        let store = Store::new(dir.path(), "net");
+        let held = store.lock(SOON).unwrap();
+        let waiting = std::thread::spawn({
+            let store = store.clone();
+            move || store.lock(Duration::from_secs(20))
+        });
+        // It has opened the lock when the kernel lists it as waiting.
+        let inode = std::os::unix::fs::MetadataExt::ino(&held._lock.metadata().unwrap()).to_string();
+        let waits = |line: &str| line.contains("->") && line.contains(&format!(":{inode} "));
+        while !fs::read_to_string("/proc/locks").unwrap().lines().any(waits) {
+            std::thread::yield_now();
+        }
+        fs::remove_dir_all(dir.path().join("net")).unwrap();
+        let mut other = store.lock(SOON).unwrap();
+        drop(held);
+        assert!(other.take(ip("10.0.0.2"), &owner("a")).unwrap());
+        drop(other);
+        assert!(!waiting.join().unwrap().unwrap().take(ip("10.0.0.2"), &owner("b")).unwrap());
+    }
+
+    #[test]
     fn what_no_plugin_made_stands_in_nobodys_way() {
         let dir = testkit::scratch();
         let mut locked = Store::new(dir.path(), "net").lock(SOON).unwrap();
@@ -423,17 +619,18 @@ mod tests {
         assert!(!locked.take(ip("10.0.0.8"), &owner("a")).unwrap());
         assert!(!locked.take(ip("10.0.0.9"), &owner("a")).unwrap());
         assert!(locked.take(ip("10.0.0.2"), &owner("a")).unwrap());
-        assert_eq!(locked.release(&owner("a"), &[]).unwrap(), [ip("10.0.0.2")], "found among the others");
+        assert_eq!(locked.release(&owner("a")).unwrap(), [ip("10.0.0.2")], "found among the others");
     }
 
     #[test]
     fn a_network_whose_name_is_too_long_for_a_file_has_no_lease_to_free() {
         let dir = testkit::scratch();
-        for length in [255, 256] {
+        for (length, works) in [(255, true), (256, false)] {
             let store = Store::new(dir.path(), &"n".repeat(length));
-            assert!(store.lock(SOON).and_then(|mut locked| locked.take(ip("10.0.0.2"), &owner("a"))).is_err());
-            let freed = store.lock_existing(SOON).unwrap().map(|mut locked| locked.release(&owner("a"), &[]).unwrap());
-            assert_eq!(freed.unwrap_or_default(), Vec::<IpAddr>::new());
+            let taken = store.lock(SOON).and_then(|mut locked| locked.take(ip("10.0.0.2"), &owner("a")));
+            assert_eq!(taken.is_ok(), works);
+            let freed = store.lock_existing(SOON).unwrap().map(|mut locked| locked.release(&owner("a")).unwrap());
+            assert_eq!(freed.unwrap_or_default().len(), usize::from(works));
         }
     }
 

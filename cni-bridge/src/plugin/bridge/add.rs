@@ -67,7 +67,7 @@ fn attach(plan: &Plan, ends: &mut Ends, undo: &mut Undo) -> Result<Success, Erro
 /// Leases addresses and makes sure of the masquerading, both under the lock of the leases.
 fn lease(plan: &Plan, ipam: &ipam::Config, undo: &mut Undo) -> Result<Vec<Lease>, Error> {
     let mut locked = plan.store.lock(LOCK_DEADLINE)?;
-    if let Some(ip) = locked.recall(&plan.attachment, &[])?.first() {
+    if let Some(ip) = locked.held_by(&plan.attachment)?.first() {
         let id = &plan.attachment.container_id;
         let msg = format!("{ip} has been allocated to {id}, duplicate allocation is not allowed");
         return Err(
@@ -78,7 +78,7 @@ fn lease(plan: &Plan, ipam: &ipam::Config, undo: &mut Undo) -> Result<Vec<Lease>
         .map_err(|error| explain(error, &locked, plan))?;
     undo.push(Step::Leases);
     let ips: Vec<IpAddr> = leases.iter().map(|lease| lease.address.ip()).collect();
-    locked.remember(&plan.attachment, &ips)?;
+    locked.note(&plan.attachment, &ips, None);
     if plan.settings.ip_masq {
         let subnets: Vec<IpNetwork> = leases.iter().map(|lease| lease.subnet).collect();
         masquerade::ensure(&plan.network, &subnets)?;

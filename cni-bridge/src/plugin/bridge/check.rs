@@ -146,7 +146,7 @@ fn check_leases(plan: &Plan, ips: &[&IpConfig]) -> Result<(), Error> {
     let Some(ipam) = &plan.ipam else { return Ok(()) };
     let ips: Vec<_> = ips.iter().map(|ip| ip.address.ip()).collect();
     let held = match plan.store.lock_existing(LOCK_DEADLINE)? {
-        Some(locked) => locked.recall(&plan.attachment, &ips)?,
+        Some(mut locked) => locked.held_by(&plan.attachment)?,
         None => Vec::new(),
     };
     let leasable = |ip| ipam.sets.iter().any(|set| set.range_of(ip).is_some());

@@ -78,11 +78,11 @@ pub(super) fn release(
     store: &Store,
     network: &str,
     attachment: &Attachment,
-    hints: &[IpAddr],
+    _hints: &[IpAddr],
     ip_masq: bool,
 ) -> Result<(), Error> {
     let Some(mut locked) = store.lock_existing(LOCK_DEADLINE)? else { return Ok(()) };
-    locked.release(attachment, hints)?;
+    locked.release(attachment)?;
     if locked.is_empty()? {
         locked.forget_network();
         // Whether ipMasq was set when the table was made, who knows; where it is not set now, a kernel without

@@ -45,12 +45,12 @@ fn collect_leases(config: &Config, valid: &[Attachment]) -> Result<(), Error> {
     let Some(mut locked) = config::store(config)?.lock_existing(LOCK_DEADLINE)? else { return Ok(()) };
     let mut node = RouteSocket::open()?;
     let mut failures = Vec::new();
-    for (ip, holder) in locked.all()? {
+    for (_, holder) in locked.all()? {
         if is_valid(&holder, valid) {
             continue;
         }
         let removed = node.apply(vec![link::delete(&host_name(&config.name, &holder))]).map_err(Error::from);
-        let freed = locked.release(&holder, &[ip]).map(drop).map_err(Error::from);
+        let freed = locked.release(&holder).map(drop).map_err(Error::from);
         failures.extend([removed, freed].into_iter().filter_map(Result::err));
     }
     if locked.is_empty()? {
