@@ -58,8 +58,16 @@ impl Config {
     /// # Errors
     /// With the path of what is wrong.
     pub fn read(config: &spec::Config, args: &CniArgs) -> Result<Option<Config>, Error> {
-        if !is_wanted(config)? {
-            return Ok(None);
+        if is_wanted(config)? { Config::of(config, args).map(Some) } else { Ok(None) }
+    }
+
+    /// Reads `ipam`, whatever its type says: by whom we are called is known already.
+    ///
+    /// # Errors
+    /// With the path of what is wrong.
+    pub fn of(config: &spec::Config, args: &CniArgs) -> Result<Config, Error> {
+        if !config.root().get("ipam").exists() {
+            return Err(Error::config("IPAM config missing 'ipam' key"));
         }
         let ipam = config.root().get("ipam");
         let mut sets = read_sets(&config.root().get("runtimeConfig").get("ipRanges"))?;
@@ -86,12 +94,12 @@ impl Config {
         // The same wish may come from several sources.
         requested.sort_unstable();
         requested.dedup();
-        Ok(Some(Config {
+        Ok(Config {
             sets,
             routes: read_routes(&ipam.get("routes"))?,
             resolv_conf: ipam.get("resolvConf").text()?.map(PathBuf::from),
             requested,
-        }))
+        })
     }
 }
 

@@ -31,15 +31,48 @@ pub(super) struct Index {
 pub struct Origin {
     /// The boot it was made in.
     pub boot: String,
-    /// The pod's network namespace then: device and inode.
-    pub namespace: Option<(u64, u64)>,
+    /// The pod's network namespace then.
+    pub namespace: Option<Namespace>,
 }
 
 impl Origin {
     /// An attachment made now for the namespace at `path`.
     pub fn now(path: Option<&Path>) -> Option<Origin> {
-        let namespace = path.and_then(|path| fs::metadata(path).ok()).map(|meta| (meta.dev(), meta.ino()));
-        Some(Origin { boot: boot::id()?, namespace })
+        Some(Origin { boot: boot::id()?, namespace: path.and_then(Namespace::at) })
+    }
+}
+
+/// A network namespace as it was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// The device of its file.
+    pub device: u64,
+    /// The inode of its file.
+    pub inode: u64,
+    /// Where the file was.
+    pub path: PathBuf,
+}
+
+impl Namespace {
+    /// The one at `path`, if there is something.
+    pub fn at(path: &Path) -> Option<Namespace> {
+        let meta = fs::metadata(path).ok()?;
+        Some(Namespace { device: meta.dev(), inode: meta.ino(), path: path.to_owned() })
+    }
+
+    /// Whether it is still there. What cannot be looked at may well be.
+    pub fn is_at(&self) -> bool {
+        match fs::metadata(&self.path) {
+            Ok(meta) => (meta.dev(), meta.ino()) == (self.device, self.inode),
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Reads `device:inode path`.
+    fn parse(text: &str) -> Option<Namespace> {
+        let (numbers, path) = text.split_once(' ')?;
+        let (device, inode) = numbers.split_once(':')?;
+        Some(Namespace { device: device.parse().ok()?, inode: inode.parse().ok()?, path: path.into() })
     }
 }
 
@@ -59,12 +92,8 @@ fn parse(text: &str, written: SystemTime) -> Entry {
     ips.sort_unstable();
     ips.dedup();
     let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
-    let pair = |text: &str| {
-        let (device, inode) = text.split_once(':')?;
-        Some((device.parse().ok()?, inode.parse().ok()?))
-    };
-    let origin =
-        value("boot").map(|boot| Origin { boot: boot.to_owned(), namespace: value("namespace").and_then(pair) });
+    let namespace = || value("namespace").and_then(Namespace::parse);
+    let origin = value("boot").map(|boot| Origin { boot: boot.to_owned(), namespace: namespace() });
     Entry { ips, origin, written }
 }
 
@@ -72,7 +101,12 @@ fn compose(ips: &[IpAddr], origin: Option<&Origin>) -> String {
     let mut text: String = ips.iter().map(|ip| format!("{ip}\n")).collect();
     if let Some(origin) = origin {
         text.push_str(&format!("boot {}\n", origin.boot));
-        text.extend(origin.namespace.map(|(device, inode)| format!("namespace {device}:{inode}\n")));
+        // A path with a line break would be read back as another one, and so never be there: it is not written.
+        let namespace = origin.namespace.as_ref().and_then(|namespace| {
+            let path = namespace.path.to_str().filter(|path| !path.contains(['\n', '\r']))?;
+            Some(format!("namespace {}:{} {path}\n", namespace.device, namespace.inode))
+        });
+        text.extend(namespace);
     }
     text
 }
@@ -191,7 +225,8 @@ mod tests {
         let dir = testkit::scratch();
         let index = index(dir.path());
         let owner = attachment("a", "eth0");
-        let origin = Origin { boot: "b".into(), namespace: Some((4, 5)) };
+        let origin = Origin { boot: "b".into(), namespace: Namespace::at(dir.path()) };
+        assert!(origin.namespace.as_ref().unwrap().is_at());
         let ips: Vec<IpAddr> = vec!["10.0.0.2".parse().unwrap(), "fd00::2".parse().unwrap()];
         assert!(index.write(&owner, &ips, Some(&origin)));
         let entry = index.entry(&owner).unwrap();

@@ -7,6 +7,7 @@
 //! | [`store`] | leases on disk |
 //! | [`index`] | and which attachment has which |
 //! | [`lock`](self) | their lock, with a deadline |
+//! | [`stale`] | leases whose attachments are gone |
 //! | [`boot`] | which boot this is |
 //! | [`resolv_conf`] | `ipam.resolvConf` |
 //!
@@ -18,6 +19,7 @@ pub mod index;
 mod lock;
 pub mod range;
 pub mod resolv_conf;
+pub mod stale;
 pub mod store;
 
 use std::net::IpAddr;
@@ -27,6 +29,7 @@ use ipnetwork::IpNetwork;
 pub use config::Config;
 pub use index::Origin;
 pub use range::{Range, RangeSet};
+pub use stale::{Living, Suspect};
 pub use store::{Locked, Store, StoreError};
 
 use crate::spec::Attachment;

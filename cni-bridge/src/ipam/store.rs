@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use nix::fcntl::{AT_FDCWD, AtFlags};
-use nix::unistd::linkat;
+use nix::unistd::{AccessFlags, linkat};
 
 use super::Leases;
 use super::index::{Index, Origin};
@@ -90,6 +90,26 @@ impl Store {
     /// The directory of the lease files.
     pub fn directory(&self) -> &Path {
         &self.leases
+    }
+
+    /// Whether a lease could be written, as far as can be said without writing one.
+    ///
+    /// # Errors
+    /// [`StoreError::Io`] with the directory that is in the way.
+    pub fn check_writable(&self) -> Result<()> {
+        // What is not there yet would be made in the next directory above.
+        let there = self.leases.ancestors().find(|path| path.exists()).unwrap_or(&self.leases);
+        let refused = |errno: nix::errno::Errno| failed("write to", there)(errno.into());
+        if !there.is_dir() {
+            return Err(refused(nix::errno::Errno::ENOTDIR));
+        }
+        nix::unistd::access(there, AccessFlags::W_OK | AccessFlags::X_OK).map_err(refused)?;
+        let space = nix::sys::statvfs::statvfs(there).map_err(refused)?;
+        // File systems that count nothing say 0 of all.
+        if space.blocks() > 0 && space.blocks_available() == 0 {
+            return Err(refused(nix::errno::Errno::ENOSPC));
+        }
+        Ok(())
     }
 
     /// Locks the network's leases, making their directory if need be.
@@ -173,8 +193,16 @@ impl Locked {
         Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), written)))
     }
 
+    /// Where the leases are.
+    pub fn directory(&self) -> &Path {
+        &self.store.leases
+    }
+
     /// Whose an address is, and since when.
-    pub(super) fn holder(&self, ip: IpAddr) -> Result<Option<(Attachment, SystemTime)>> {
+    ///
+    /// # Errors
+    /// When the lease cannot be read.
+    pub fn holder(&self, ip: IpAddr) -> Result<Option<(Attachment, SystemTime)>> {
         Ok(self.text(ip)?.map(|(text, written)| (holder(&text), written)))
     }
 

@@ -1,5 +1,7 @@
 //! Addresses of interfaces.
 
+use std::net::IpAddr;
+
 use ipnetwork::IpNetwork;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressHeaderFlags, AddressMessage};
@@ -54,11 +56,21 @@ pub fn list(socket: &mut RouteSocket, index: u32) -> Result<Vec<IpNetwork>, Erro
     Ok(answers.iter().filter_map(|answer| read(answer, index)).collect())
 }
 
+/// The addresses of all interfaces.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn everywhere(socket: &mut RouteSocket) -> Result<Vec<IpAddr>, Error> {
+    let request = Request::new("list all addresses", libc::RTM_GETADDR, &AddressMessage::default());
+    Ok(socket.dump(&request)?.iter().filter_map(address).map(|address| address.ip()).collect())
+}
+
 fn read(answer: &Answer, index: u32) -> Option<IpNetwork> {
     // IPv6 answers are filtered by the kernel since 4.20 as well, but a stray one would be taken for an obstacle.
-    if answer.number(4) != index {
-        return None;
-    }
+    if answer.number(4) != index { None } else { address(answer) }
+}
+
+fn address(answer: &Answer) -> Option<IpNetwork> {
     let told = |wanted| answer.attributes(HEADER).find(|(kind, _)| *kind == wanted).and_then(|(_, value)| ip(value));
     // IFA_LOCAL is the address where both are told (IPv4); IFA_ADDRESS may be a peer's.
     IpNetwork::new(told(libc::IFA_LOCAL).or_else(|| told(libc::IFA_ADDRESS))?, answer.byte(1)).ok()

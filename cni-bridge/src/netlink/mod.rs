@@ -8,6 +8,7 @@
 //! | [`tune`] | what can be changed of an interface that is there |
 //! | [`tc`] | traffic control: token buckets and redirection |
 //! | [`netns`] | entering a network namespace and coming back |
+//! | [`survey`](mod@survey) | all namespaces and addresses of the node |
 //! | [`sysctl`] | `/proc/sys/net` of the current namespace |
 //! | [`mac`] | hardware addresses |
 //!
@@ -27,6 +28,7 @@ pub mod netns;
 pub mod nft;
 pub mod route;
 pub mod socket;
+pub mod survey;
 pub mod sysctl;
 pub mod tc;
 pub mod tune;

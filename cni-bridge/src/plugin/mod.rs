@@ -14,9 +14,11 @@ pub mod bridge;
 pub mod call;
 pub mod chain;
 pub mod delegate;
+pub mod host_local;
 pub mod loopback;
 pub mod pod;
 pub mod reference;
+pub mod static_ipam;
 pub mod tuning;
 
 use std::ffi::OsString;
@@ -24,14 +26,14 @@ use std::io::Read;
 
 use serde_json::json;
 
-use crate::ipam::{AllocateError, StoreError};
 use crate::netlink;
 use crate::spec::{Config, Environment, Error, Verb, Version, code};
 
 pub use call::{Call, Type};
 
 /// The types in this binary. The first is what it is when nothing says otherwise.
-pub const TYPES: &[&Type] = &[&bridge::TYPE, &loopback::TYPE, &tuning::TYPE, &bandwidth::TYPE];
+pub const TYPES: &[&Type] =
+    &[&bridge::TYPE, &loopback::TYPE, &tuning::TYPE, &bandwidth::TYPE, &host_local::TYPE, &static_ipam::TYPE];
 
 /// The type of that name.
 pub fn of_name(name: &str) -> Option<&'static Type> {
@@ -104,26 +106,6 @@ impl From<netlink::Error> for Error {
                 said.with_details("the plugin needs CAP_NET_ADMIN and CAP_SYS_ADMIN: is it run as root?")
             }
             _ => said,
-        }
-    }
-}
-
-impl From<StoreError> for Error {
-    fn from(error: StoreError) -> Error {
-        match &error {
-            StoreError::Io { .. } => Error::new(code::IO, error.to_string()),
-            StoreError::Locked { .. } => Error::new(code::TRY_AGAIN_LATER, error.to_string())
-                .with_details("try again; if it stays locked, a plugin hangs: fuser -v on the file names it"),
-        }
-    }
-}
-
-impl From<AllocateError<StoreError>> for Error {
-    fn from(error: AllocateError<StoreError>) -> Error {
-        match error {
-            AllocateError::Store(error) => error.into(),
-            AllocateError::Exhausted { .. } => Error::new(code::NO_ADDRESS, error.to_string()),
-            _ => Error::config(error.to_string()),
         }
     }
 }
