@@ -48,5 +48,10 @@ pub use stats::{
     Pressure, PressureLine, RdmaStats, RdtDomain, RdtStats, Stats,
 };
 
+/// What this runtime can do, as `pea features` prints it (runtime-spec, features.md).
+pub fn features() -> serde_json::Value {
+    command::features::document()
+}
+
 /// The version of the OCI runtime specification this runtime was written against.
 pub const OCI_VERSION: &str = "1.2.1";

@@ -14,8 +14,10 @@ use std::path::PathBuf;
 
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
 use crate::error::Error;
+use crate::options::TaskOptions;
 
 /// The command line.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -141,6 +143,8 @@ pub struct Start {
     pub events: String,
     /// Where the socket shall be; containerd's own directory when not given.
     pub socket_dir: Option<PathBuf>,
+    /// The runtime's options.
+    pub options: TaskOptions,
     /// How to answer.
     pub dialect: Dialect,
 }
@@ -164,30 +168,40 @@ impl Environment {
 
 impl Start {
     /// Makes one of the command line, the environment and standard input.
-    pub fn of(arguments: &Arguments, environment: &Environment, stdin: &[u8]) -> Self {
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the runtime's options cannot be served.
+    pub fn of(arguments: &Arguments, environment: &Environment, stdin: &[u8]) -> Result<Self, Error> {
         let common = Self {
             namespace: arguments.namespace.clone(),
             id: arguments.id.clone(),
             address: arguments.address.clone(),
             events: String::new(),
             socket_dir: None,
+            options: TaskOptions::default(),
             dialect: Dialect::Bare,
         };
         let params = BootstrapParams::parse_from_bytes(stdin)
             .ok()
             .filter(|params| params.instance_id == common.id && params.namespace == common.namespace);
         if let Some(params) = params {
-            return Self {
+            let options = params.extensions.iter().filter_map(|extension| extension.value.as_ref());
+            let options = options.into_iter().find(|any| TaskOptions::is_known(any));
+            return Ok(Self {
+                options: TaskOptions::from_any(options)?,
                 socket_dir: params.socket_dir.filter(|dir| !dir.is_empty()).map(PathBuf::from),
                 events: params.containerd_ttrpc_address,
                 dialect: Dialect::Protobuf,
                 ..common
-            };
+            });
         }
         let dialect = if environment.grpc_address.is_some() { Dialect::Json } else { Dialect::Bare };
         // containerd's convention for its ttrpc socket, for daemons too old to say.
         let derived = || if common.address.is_empty() { String::new() } else { format!("{}.ttrpc", common.address) };
-        Self { events: environment.ttrpc_address.clone().unwrap_or_else(derived), dialect, ..common }
+        let any = Any::parse_from_bytes(stdin)
+            .map_err(|source| Error::invalid(format!("runtime options on standard input: {source}")))?;
+        let options = TaskOptions::from_any(Some(&any))?;
+        Ok(Self { events: environment.ttrpc_address.clone().unwrap_or_else(derived), options, dialect, ..common })
     }
 
     /// The answer's bytes.
@@ -214,7 +228,9 @@ impl Start {
 
 #[cfg(test)]
 mod tests {
-    use containerd_shim_protos::protobuf::well_known_types::any::Any;
+    use containerd_shim_protos::bootstrap_api::Extension;
+    use containerd_shim_protos::protobuf::MessageField;
+    use containerd_shim_protos::shim::oci;
 
     use super::*;
 
@@ -224,7 +240,7 @@ mod tests {
 
     fn start(environment: &Environment, stdin: &[u8]) -> Start {
         let line = "-namespace ns -address /run/c.sock -publish-binary /bin/containerd -id web -debug start";
-        Start::of(&parse(line).unwrap(), environment, stdin)
+        Start::of(&parse(line).unwrap(), environment, stdin).unwrap()
     }
 
     #[test]
@@ -290,9 +306,29 @@ mod tests {
         assert_eq!((answer.version, answer.address.as_str(), answer.protocol.as_str()), (3, "unix:///s", "ttrpc"));
     }
 
+    fn options() -> Any {
+        let value = oci::Options { shim_cgroup: "/shims".into(), ..Default::default() }.write_to_bytes().unwrap();
+        Any { type_url: "containerd.runc.v1.Options".into(), value, ..Default::default() }
+    }
+
     #[test]
     fn options_on_stdin_are_not_taken_for_params() {
-        let any = Any { type_url: "containerd.runc.v1.Options".into(), value: vec![1, 2], ..Default::default() };
-        assert_eq!(start(&Environment::default(), &any.write_to_bytes().unwrap()).dialect, Dialect::Bare);
+        let start = start(&Environment::default(), &options().write_to_bytes().unwrap());
+        assert_eq!(start.dialect, Dialect::Bare);
+        assert_eq!(start.options.shim_cgroup, Some("/shims".into()));
+    }
+
+    #[test]
+    fn params_carry_options_among_their_extensions() {
+        let other = Any { type_url: "example.Config".into(), ..Default::default() };
+        let extension = |any| Extension { value: MessageField::some(any), ..Default::default() };
+        let params = BootstrapParams {
+            instance_id: "web".into(),
+            namespace: "ns".into(),
+            extensions: vec![extension(other), extension(options())],
+            ..Default::default()
+        };
+        let start = start(&Environment::default(), &params.write_to_bytes().unwrap());
+        assert_eq!(start.options.shim_cgroup, Some("/shims".into()));
     }
 }

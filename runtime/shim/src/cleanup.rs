@@ -14,7 +14,7 @@ use crate::error::Error;
 use crate::lock::{self, Lock};
 use crate::reap::Exit;
 use crate::record;
-use crate::sandbox::SandboxOptions;
+use crate::sandbox::{SandboxOptions, files};
 use crate::{launch, mount, sys, wire};
 
 /// What containerd takes the end of a task for that nobody saw: killed.
@@ -72,6 +72,7 @@ fn delete_sandbox(bundle: &Path) -> Vec<Error> {
         let removed = pea::cgroup::kill_tree(parent).and_then(|()| pea::cgroup::remove_tree(parent));
         failures.extend(removed.err().map(Error::from));
     }
+    failures.extend(files::remove(bundle).err());
     failures.extend(remove_socket(bundle).err());
     if failures.is_empty() {
         failures.extend(record::remove(&bundle.join(record::SANDBOX)).err());

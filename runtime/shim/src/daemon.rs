@@ -30,6 +30,8 @@ pub struct Inheritance {
     pub namespace: String,
     /// Where events go; empty for nowhere.
     pub events: String,
+    /// The control group to live in; the caller's when absent.
+    pub cgroup: Option<PathBuf>,
     /// The bundle the shim is started in.
     pub bundle: PathBuf,
     /// The path of the listener, until it has been removed.
@@ -72,6 +74,9 @@ fn detach(inheritance: &mut Inheritance) -> Result<(), Error> {
     let failed = |source: io::Error| Error::io("detach the shim", source);
     if let Some(lock) = &mut inheritance.lock {
         lock.sign(std::process::id()).map_err(failed)?;
+    }
+    if let Some(cgroup) = &inheritance.cgroup {
+        pea::cgroup::join(cgroup, std::process::id())?;
     }
     setsid().map_err(|errno| failed(errno.into()))?;
     set_child_subreaper(true).map_err(|errno| failed(errno.into()))?;

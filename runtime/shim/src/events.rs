@@ -40,6 +40,14 @@ pub enum Event {
     Exit(event::TaskExit),
     /// A container was deleted.
     Delete(event::TaskDelete),
+    /// A process was killed for want of memory.
+    Oom(event::TaskOOM),
+    /// A container was frozen.
+    Paused(event::TaskPaused),
+    /// A frozen container goes on.
+    Resumed(event::TaskResumed),
+    /// A container was written to files.
+    Checkpointed(event::TaskCheckpointed),
 }
 
 impl Event {
@@ -52,6 +60,10 @@ impl Event {
             Self::ExecStarted(event) => ("/tasks/exec-started", "containerd.events.TaskExecStarted", event),
             Self::Exit(event) => ("/tasks/exit", "containerd.events.TaskExit", event),
             Self::Delete(event) => ("/tasks/delete", "containerd.events.TaskDelete", event),
+            Self::Oom(event) => ("/tasks/oom", "containerd.events.TaskOOM", event),
+            Self::Paused(event) => ("/tasks/paused", "containerd.events.TaskPaused", event),
+            Self::Resumed(event) => ("/tasks/resumed", "containerd.events.TaskResumed", event),
+            Self::Checkpointed(event) => ("/tasks/checkpointed", "containerd.events.TaskCheckpointed", event),
         }
     }
 }

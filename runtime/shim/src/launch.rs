@@ -55,6 +55,7 @@ fn fork(start: &Start, bundle: PathBuf, socket: &Path, listener: UnixListener) -
         Fork::Child => daemon::run(Inheritance {
             namespace: start.namespace.clone(),
             events: start.events.clone(),
+            cgroup: start.options.shim_cgroup.clone(),
             bundle,
             socket: Some(socket.to_owned()),
             listener,

@@ -10,6 +10,7 @@ pub mod client;
 pub mod daemon;
 pub mod error;
 mod events;
+mod fields;
 pub mod info;
 pub mod launch;
 mod lock;

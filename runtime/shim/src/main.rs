@@ -34,7 +34,7 @@ fn run() -> Result<Vec<u8>, Error> {
         Arguments::parse(std::env::args_os().skip(1)).map_err(|error| Error::invalid(format!("{error}\n\n{USAGE}")))?;
     match arguments.action {
         Action::Start => {
-            let start = Start::of(&arguments, &Environment::of_process(), &stdin()?);
+            let start = Start::of(&arguments, &Environment::of_process(), &stdin()?)?;
             start.answer(&launch::start(&start)?)
         }
         Action::Delete => {
@@ -42,7 +42,7 @@ fn run() -> Result<Vec<u8>, Error> {
             response.write_to_bytes().map_err(|source| Error::internal(format!("encode the answer: {source}")))
         }
         Action::Version => Ok(info::version().into_bytes()),
-        Action::Info => info::info(),
+        Action::Info => info::info(&stdin()?),
         Action::None => Err(Error::invalid(format!("nothing to do\n\n{USAGE}"))),
     }
 }

@@ -73,6 +73,11 @@ impl Pod {
         Self { reaper: Reaper::default(), events, inner: Arc::new(inner) }
     }
 
+    /// containerd's namespace.
+    pub fn namespace(&self) -> &str {
+        &self.inner.namespace
+    }
+
     /// The bundle the shim was started in: a sandbox's own, or its first container's.
     pub fn bundle(&self) -> &Path {
         &self.inner.bundle

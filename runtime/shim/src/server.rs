@@ -68,7 +68,7 @@ impl TaskService for Tasks {
             id: request.id,
             bundle: container.record.bundle.display().to_string(),
             pid: wire::pid(process.pid()),
-            status: EnumOrUnknown::new(status(process.phase())),
+            status: EnumOrUnknown::new(status(process.phase(), container.is_paused())),
             stdin: process.stdio.stdin.clone(),
             stdout: process.stdio.stdout.clone(),
             stderr: process.stdio.stderr.clone(),
@@ -120,14 +120,31 @@ impl TaskService for Tasks {
     }
 
     async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> Response<api::Empty> {
-        let signal = task::signal_number(request.signal)?;
-        let container = self.0.container(&request.id)?;
-        let process = container.process(&request.exec_id)?;
-        if request.all && request.exec_id.is_empty() && matches!(process.phase(), Phase::Created | Phase::Running) {
-            container.runtime.kill(&request.id, signal, true).map_err(Error::from)?;
-        } else {
-            process.signal(signal)?;
-        }
+        task::kill(&self.0, &request.id, &request.exec_id, request.signal, request.all).await?;
+        Ok(api::Empty::default())
+    }
+
+    async fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> Response<api::Empty> {
+        let pod = self.0.clone();
+        to_the_end(async move { task::pause(&pod, &request.id).await }).await?;
+        Ok(api::Empty::default())
+    }
+
+    async fn resume(&self, _: &TtrpcContext, request: api::ResumeRequest) -> Response<api::Empty> {
+        let pod = self.0.clone();
+        to_the_end(async move { task::resume(&pod, &request.id).await }).await?;
+        Ok(api::Empty::default())
+    }
+
+    async fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> Response<api::Empty> {
+        let pod = self.0.clone();
+        to_the_end(async move { task::update(&pod, &request).await }).await?;
+        Ok(api::Empty::default())
+    }
+
+    async fn checkpoint(&self, _: &TtrpcContext, request: api::CheckpointTaskRequest) -> Response<api::Empty> {
+        let pod = self.0.clone();
+        to_the_end(async move { task::checkpoint(&pod, &request).await }).await?;
         Ok(api::Empty::default())
     }
 
@@ -179,9 +196,10 @@ impl TaskService for Tasks {
     }
 }
 
-fn status(phase: Phase) -> Status {
+fn status(phase: Phase, paused: bool) -> Status {
     match phase {
         Phase::Added | Phase::Building | Phase::Created => Status::CREATED,
+        Phase::Running if paused => Status::PAUSED,
         Phase::Running => Status::RUNNING,
         Phase::Stopped | Phase::Deleted => Status::STOPPED,
     }

@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -140,6 +142,36 @@ pub fn replace_standard(number: RawFd, file: &File) -> io::Result<()> {
     // SAFETY: the standard descriptors are nobody's OwnedFd.
     let done = unsafe { libc::dup2(file.as_fd().as_raw_fd(), number) };
     if done >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Has a program that is to be started find copies of these at 3, 4 and 5.
+pub fn give_descriptors(command: &mut Command, given: [BorrowedFd<'_>; 3]) -> io::Result<()> {
+    // Copies above the places: one may lie where another is to be put. They end with the program's start.
+    let copies = given.map(|fd| duplicate_above(fd, 6));
+    let copies: Vec<OwnedFd> = copies.into_iter().collect::<io::Result<_>>()?;
+    let place = move || {
+        for (number, copy) in (3..).zip(&copies) {
+            // SAFETY: dup2 is async-signal-safe and touches no memory; what it replaces is the child's alone.
+            if unsafe { libc::dup2(copy.as_raw_fd(), number) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only dup2 is called; this process has one thread.
+    unsafe { command.pre_exec(place) };
+    Ok(())
+}
+
+/// A copy of a descriptor, numbered `lowest` or higher, that does not outlive an exec.
+fn duplicate_above(fd: BorrowedFd<'_>, lowest: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: plain integers in, a new descriptor out.
+    let copy = unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, lowest) };
+    if copy < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(copy) })
 }
 
 /// Takes over descriptors received in a message.

@@ -241,3 +241,80 @@ fn events_come_in_the_order_things_happen() {
         assert_eq!(topics, ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"], "{seen}");
     }
 }
+
+/// What `ctr events` hears while `during` runs, up to the first line that holds `last`.
+fn events_of(containerd: &Containerd, last: &str, during: impl FnOnce()) -> String {
+    let file = containerd.dir.path().join("events");
+    let mut events = containerd.ctr(&["events"]).stdout(File::create(&file).unwrap()).spawn().unwrap();
+    let heard = || fs::read_to_string(&file).unwrap();
+    // It has no way to say that it listens: containers are made until it has heard of one.
+    eventually("ctr listens", || {
+        let _ = containerd.try_ctr(&["containers", "rm", "heard"]);
+        let _ = containerd.try_ctr(&["containers", "create", "--rootfs", "/", "heard"]);
+        heard().contains("heard")
+    });
+    during();
+    eventually(last, || heard().contains(last));
+    events.kill().unwrap();
+    events.wait().unwrap();
+    heard()
+}
+
+#[test]
+fn a_process_killed_for_want_of_memory_is_told_of_before_the_exit() {
+    let containerd = Containerd::start();
+    let id = containerd.id("oom");
+    let last = format!("/tasks/exit {{\"container_id\":\"{id}\"");
+    // The shell goes on after its child was killed, and says how that ended.
+    let program = ["sh", "-c", "head -c 200m /dev/zero | tail -n 1 > /dev/null; exit 6"];
+    let heard = events_of(&containerd, &last, || {
+        testkit::attempt(&mut containerd.run(&["--rm", "--memory-limit", "16777216"], &id, &program));
+    });
+    let at = |what: &str| {
+        heard.find(&format!("{what} {{\"container_id\":\"{id}\"")).unwrap_or_else(|| panic!("{what}: {heard}"))
+    };
+    assert!(at("/tasks/start") < at("/tasks/oom") && at("/tasks/oom") < at("/tasks/exit"), "{heard}");
+    nothing_left(&containerd, &id);
+}
+
+#[test]
+fn the_exit_of_an_init_is_told_after_those_of_its_execs() {
+    let containerd = Containerd::start();
+    let id = containerd.id("order");
+    let last = format!("/tasks/delete {{\"container_id\":\"{id}\"");
+    let heard = events_of(&containerd, &last, || {
+        testkit::run(&mut containerd.run(&["-d"], &id, &["sleep", "1000"]));
+        for exec in ["e1", "e2", "e3"] {
+            testkit::run(&mut containerd.ctr(&["task", "exec", "-d", "--exec-id", exec, &id, "sleep", "1000"]));
+        }
+        testkit::run(&mut containerd.ctr(&["task", "kill", "-s", "KILL", &id]));
+        eventually("stopped", || containerd.output(&["task", "ls"]).contains("STOPPED"));
+        containerd.try_ctr(&["task", "rm", &id]);
+    });
+    let lines: Vec<&str> = heard.lines().filter(|line| line.contains(&id) && line.contains("/tasks/")).collect();
+    let topic = |line: &&str| line.split_whitespace().find(|word| word.starts_with("/tasks/")).unwrap().to_owned();
+    let topics: Vec<String> = lines.iter().map(topic).collect();
+    let mut expected = vec!["/tasks/create", "/tasks/start"];
+    expected.extend(["/tasks/exec-added", "/tasks/exec-started"].repeat(3));
+    expected.extend(["/tasks/exit"; 4]);
+    expected.push("/tasks/delete");
+    assert_eq!(topics, expected, "{heard}");
+    let init = format!("\"id\":\"{id}\"");
+    let of_init: Vec<bool> =
+        lines.iter().filter(|line| line.contains("/tasks/exit")).map(|line| line.contains(&init)).collect();
+    assert_eq!(of_init, [false, false, false, true], "{heard}");
+    nothing_left(&containerd, &id);
+}
+
+#[test]
+fn a_task_is_paused_and_resumed() {
+    let containerd = Containerd::start();
+    let id = containerd.id("pause");
+    testkit::run(&mut containerd.run(&["-d"], &id, &["sleep", "1000"]));
+    testkit::run(&mut containerd.ctr(&["task", "pause", &id]));
+    assert!(containerd.output(&["task", "ls"]).contains("PAUSED"));
+    testkit::run(&mut containerd.ctr(&["task", "resume", &id]));
+    assert!(containerd.output(&["task", "ls"]).contains("RUNNING"));
+    testkit::run(&mut containerd.ctr(&["task", "rm", "--force", &id]));
+    nothing_left(&containerd, &id);
+}

@@ -37,7 +37,7 @@ pub(crate) use stats::read as stats;
 pub(crate) use update::{merge, update, without_empty_pids};
 pub(crate) use value::write as write_file;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 /// Sends SIGKILL to every process in the cgroup at this `cgroupsPath` and below, in any hierarchy,
 /// and waits (a few seconds at most) until they have ended. There are none where the path is empty.
@@ -47,6 +47,23 @@ pub fn kill_tree(path: &Path) -> Result<(), Error> {
     }
     checked(path)?;
     kill::kill_tree(path)
+}
+
+/// Moves a process into the cgroup at this path, in every hierarchy that has one there.
+///
+/// # Errors
+/// When none has, or the kernel refuses.
+pub fn join(path: &Path, pid: u32) -> Result<(), Error> {
+    checked(path)?;
+    let dirs: Vec<PathBuf> = dirs(path)?.into_iter().filter(|dir| dir.is_dir()).collect();
+    if dirs.is_empty() {
+        return Err(Error::new(ErrorKind::NotFound, format!("cgroup {} does not exist", path.display())));
+    }
+    for dir in dirs {
+        write_file(&dir.join("cgroup.procs"), &pid.to_string())
+            .map_err(|error| Error::io(format!("move process {pid} into {}", dir.display()), error))?;
+    }
+    Ok(())
 }
 
 /// Refuses a path that is not one of a cgroup below the root: the root holds every process of the machine.

@@ -60,8 +60,13 @@ const MEMORY_FLAGS: [&str; 3] = ["NUMA_BALANCING", "RELATIVE_NODES", "STATIC_NOD
 const UNSAFE_ANNOTATIONS: [&str; 1] = ["org.systemd.property."];
 
 pub fn run() -> Result<(), Error> {
+    print(&encode(&document())?)
+}
+
+/// The document, as the specification has it.
+pub fn document() -> serde_json::Value {
     let mount_options: BTreeSet<&str> = rootfs::option_names().into_iter().collect();
-    print(&encode(&json!({
+    json!({
         "ociVersionMin": "1.0.0",
         "ociVersionMax": crate::OCI_VERSION,
         "hooks": HOOKS,
@@ -90,7 +95,7 @@ pub fn run() -> Result<(), Error> {
         },
         "annotations": {"org.peapod.pea.version": env!("CARGO_PKG_VERSION")},
         "potentiallyUnsafeConfigAnnotations": UNSAFE_ANNOTATIONS,
-    }))?)
+    })
 }
 
 fn prefixed(prefix: &str, names: &[&str]) -> Vec<String> {

@@ -6,7 +6,7 @@ mod create;
 mod delete;
 mod events;
 mod exec;
-mod features;
+pub(crate) mod features;
 mod foreground;
 mod global;
 mod kill;

@@ -90,6 +90,7 @@ fn options(places: &Places, record: &Record) -> SandboxOptions {
         cgroup_parent: Some(cgroup(&record.uid).into()),
         pea_root: Some(places.pea()),
         systemd_cgroup: false,
+        ..SandboxOptions::default()
     }
 }
 

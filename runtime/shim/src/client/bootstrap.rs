@@ -9,7 +9,7 @@ use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
 
 use super::error::Error;
-use super::shim::Exit;
+use super::types::Exit;
 
 /// The `start` action.
 pub struct Bootstrap;

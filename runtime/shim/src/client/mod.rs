@@ -6,7 +6,9 @@
 pub mod bootstrap;
 mod error;
 mod shim;
+mod types;
 
 pub use bootstrap::{Bootstrap, delete};
 pub use error::Error;
-pub use shim::{CreateTask, Exit, Mount, Shim, StartedSandbox, Stdio, TaskProcess, TaskState, TaskStatus};
+pub use shim::Shim;
+pub use types::{CreateTask, Exit, Mount, StartedSandbox, Stdio, TaskProcess, TaskState, TaskStatus};

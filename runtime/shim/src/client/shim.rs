@@ -1,122 +1,19 @@
 //! The typed client of one shim.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use containerd_shim_protos::api;
-use containerd_shim_protos::protobuf::EnumOrUnknown;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::sandbox_api as sandbox;
 use containerd_shim_protos::sandbox_async::SandboxClient;
 use containerd_shim_protos::shim_async::{Client, TaskClient};
 use containerd_shim_protos::ttrpc::context::Context;
-use containerd_shim_protos::types::task::Status;
-use oci_spec::runtime::Process;
+use oci_spec::runtime::{LinuxResources, Process};
 
 use super::error::Error;
+use super::types::{CreateTask, Exit, StartedSandbox, Stdio, TaskProcess, TaskState, TaskStatus, instant, status};
 use crate::sandbox::SandboxOptions;
-
-/// How a process ended.
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Exit {
-    /// The pid it had (0 where the request does not tell).
-    pub pid: u32,
-    /// Its exit code, or 128 + the signal that ended it.
-    pub status: u32,
-    /// When.
-    pub at: Option<jiff::Timestamp>,
-}
-
-impl Exit {
-    pub(super) fn new(pid: u32, status: u32, at: Option<&Timestamp>) -> Self {
-        Self { pid, status, at: at.and_then(instant) }
-    }
-}
-
-/// Where a process's standard streams go. An empty address is `/dev/null`.
-///
-/// An address is the path of a FIFO, `file:///path` (appended raw) or `file:///path?format=cri`
-/// (appended as lines of the CRI log format; both outputs may share one file).
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Stdio {
-    /// Standard input: a FIFO's path.
-    pub stdin: String,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error; unused with a terminal.
-    pub stderr: String,
-    /// Give the process a pty; its output goes to `stdout`.
-    pub terminal: bool,
-}
-
-/// A mount of the container's root file system, in fstab's words.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Mount {
-    /// The file system's type, or `bind`.
-    pub kind: String,
-    /// What is mounted.
-    pub source: String,
-    /// The options, one each.
-    pub options: Vec<String>,
-}
-
-/// What it takes to create a container.
-#[derive(Clone, Debug, Default)]
-pub struct CreateTask {
-    /// The container's id.
-    pub id: String,
-    /// Its bundle: `config.json` and an (empty) `rootfs` directory.
-    pub bundle: PathBuf,
-    /// Mounted on `<bundle>/rootfs` in this order; none when the root file system is there already.
-    pub rootfs: Vec<Mount>,
-    /// Its standard streams.
-    pub stdio: Stdio,
-}
-
-/// What [`Shim::start_sandbox`] tells of the pod.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct StartedSandbox {
-    /// `/proc/<pid>/ns/*` are the pod's namespaces.
-    pub pid: u32,
-    /// When the pod was created.
-    pub created_at: Option<jiff::Timestamp>,
-}
-
-/// Where a process stands.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TaskStatus {
-    /// Not started yet.
-    Created,
-    /// Running.
-    Running,
-    /// Ended.
-    Stopped,
-    /// Frozen.
-    Paused,
-    /// Something newer than this client.
-    Unknown,
-}
-
-/// The state of a container's init or of an exec'd process.
-#[derive(Clone, Debug)]
-pub struct TaskState {
-    /// Its pid on the node; 0 before it has one.
-    pub pid: u32,
-    /// Where it stands.
-    pub status: TaskStatus,
-    /// How it ended, once it has.
-    pub exit: Option<Exit>,
-}
-
-/// One process of a container.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct TaskProcess {
-    /// Its pid on the node.
-    pub pid: u32,
-    /// The exec it was started by, when by one directly.
-    pub exec_id: Option<String>,
-}
 
 /// A connection to a shim. Requests may be made side by side; a lost connection fails them all with [`Error::Closed`].
 #[derive(Clone)]
@@ -291,6 +188,38 @@ impl Shim {
         Ok(processes.collect())
     }
 
+    /// Stops all processes of a running container where they are.
+    pub async fn pause(&self, id: &str) -> Result<(), Error> {
+        let request = api::PauseRequest { id: id.to_owned(), ..Default::default() };
+        self.task.pause(Context::default(), &request).await?;
+        Ok(())
+    }
+
+    /// Lets a paused container go on.
+    pub async fn resume(&self, id: &str) -> Result<(), Error> {
+        let request = api::ResumeRequest { id: id.to_owned(), ..Default::default() };
+        self.task.resume(Context::default(), &request).await?;
+        Ok(())
+    }
+
+    /// Sets other limits; what is not given stays.
+    pub async fn update(&self, id: &str, resources: &LinuxResources) -> Result<(), Error> {
+        let value = serde_json::to_vec(resources).map_err(|error| Error::InvalidArgument(error.to_string()))?;
+        let resources = Any { type_url: crate::options::RESOURCES_TYPE_URL.to_owned(), value, ..Default::default() };
+        let request =
+            api::UpdateTaskRequest { id: id.to_owned(), resources: Some(resources).into(), ..Default::default() };
+        self.task.update(Context::default(), &request).await?;
+        Ok(())
+    }
+
+    /// Writes the container's processes to files in `directory`, by means of CRIU; the container goes on.
+    pub async fn checkpoint(&self, id: &str, directory: &Path) -> Result<(), Error> {
+        let path = directory.display().to_string();
+        let request = api::CheckpointTaskRequest { id: id.to_owned(), path, ..Default::default() };
+        self.task.checkpoint(Context::default(), &request).await?;
+        Ok(())
+    }
+
     /// The shim's own pid and the init's of the container (0 for an id it does not know).
     pub async fn connect_task(&self, id: &str) -> Result<(u32, u32), Error> {
         let request = api::ConnectRequest { id: id.to_owned(), ..Default::default() };
@@ -301,18 +230,4 @@ impl Shim {
 
 fn exec(id: Option<&str>) -> String {
     id.unwrap_or_default().to_owned()
-}
-
-fn instant(timestamp: &Timestamp) -> Option<jiff::Timestamp> {
-    jiff::Timestamp::new(timestamp.seconds, timestamp.nanos).ok()
-}
-
-fn status(wire: EnumOrUnknown<Status>) -> TaskStatus {
-    match wire.enum_value() {
-        Ok(Status::CREATED) => TaskStatus::Created,
-        Ok(Status::RUNNING) => TaskStatus::Running,
-        Ok(Status::STOPPED) => TaskStatus::Stopped,
-        Ok(Status::PAUSED | Status::PAUSING) => TaskStatus::Paused,
-        _ => TaskStatus::Unknown,
-    }
 }

@@ -4,6 +4,8 @@
 //! pod's IPC, UTS and network namespaces alive and no pause process is needed. Only a PID namespace
 //! wants a process of its own: a tiny [init](init).
 
+mod cri;
+pub(crate) mod files;
 mod init;
 mod namespaces;
 mod options;
@@ -14,7 +16,7 @@ use std::time::Duration;
 use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
 use tokio::sync::watch;
 
-pub use options::{Namespace, SandboxOptions};
+pub use options::{Dns, Namespace, PodFiles, SandboxOptions};
 
 use crate::aside::aside;
 use crate::error::Error;
@@ -83,6 +85,7 @@ pub fn create(pod: &Pod, request: &CreateSandboxRequest) -> Result<(), Error> {
     let options = match request.options.as_ref().filter(|any| !any.type_url.is_empty()) {
         None => SandboxOptions::default(),
         Some(any) if any.type_url == SandboxOptions::TYPE_URL => SandboxOptions::from_any(any)?,
+        Some(any) if cri::is_type_of(any) => cri::read(any)?,
         Some(any) => {
             return Err(Error::unimplemented(format!("sandbox options of type {:?} are not served", any.type_url)));
         }
@@ -94,6 +97,13 @@ pub fn create(pod: &Pod, request: &CreateSandboxRequest) -> Result<(), Error> {
     std::fs::create_dir_all(&tasks).map_err(|source| Error::io(format!("make {}", tasks.display()), source))?;
     record::write(&pod.bundle().join(record::SANDBOX), &options)?;
     plan.enter()?;
+    for (name, value) in &options.sysctls {
+        namespaces::set(name, value)?;
+    }
+    if let Some(files) = &options.files {
+        // What is mounted by then goes with the bundle, by its `delete`.
+        files::make(pod.bundle(), files)?;
+    }
     let init = match options.has(Namespace::Pid) {
         true => Some(spawn_init(pod)?),
         false => None,
@@ -188,6 +198,7 @@ pub async fn shutdown(pod: &Pod, sandbox: &Sandbox) -> Result<(), Error> {
         let remove = || Ok(pea::cgroup::kill_tree(parent).and_then(|()| pea::cgroup::remove_tree(parent))?);
         failures.extend(aside(pod, remove).await.err().map(|error| error.to_string()));
     }
+    failures.extend(files::remove(pod.bundle()).err().map(|error| error.to_string()));
     if !failures.is_empty() {
         return Err(Error::internal(failures.join("; ")));
     }

@@ -15,6 +15,12 @@ const OWN: &[(Namespace, CloneFlags)] = &[
     (Namespace::Uts, CloneFlags::CLONE_NEWUTS),
 ];
 
+/// Sets a kernel parameter of the namespaces this process is in (proc_sys(5)).
+pub(super) fn set(name: &str, value: &str) -> Result<(), Error> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    std::fs::write(&path, value).map_err(|source| Error::io(format!("set {path} to {value:?} for the pod"), source))
+}
+
 /// Everything checked and opened that can be before the step that cannot be taken back.
 pub(super) struct Plan {
     unshare: CloneFlags,

@@ -1,5 +1,6 @@
 //! What a client asks of a pod.
 
+use std::collections::BTreeMap;
 use std::path::{Component, PathBuf};
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
@@ -38,7 +39,56 @@ pub struct SandboxOptions {
     pub pea_root: Option<PathBuf>,
     /// Let systemd make the control groups.
     pub systemd_cgroup: bool,
+    /// Kernel parameters of the pod's namespaces, by their dotted names.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub sysctls: BTreeMap<String, String>,
+    /// The files to make for the containers; none where the client makes them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<PodFiles>,
 }
+
+/// What is in the files that the containers of a pod have in common.
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct PodFiles {
+    /// `/etc/hostname`; the node's name when empty.
+    pub hostname: String,
+    /// `/etc/resolv.conf`; the node's when empty.
+    pub dns: Dns,
+    /// Whether the pod has a `/dev/shm` of its own; the node's otherwise.
+    pub private_shm: bool,
+}
+
+/// How names are looked up (resolv.conf(5)).
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Dns {
+    /// `nameserver`
+    pub servers: Vec<String>,
+    /// `search`
+    pub searches: Vec<String>,
+    /// `options`
+    pub options: Vec<String>,
+}
+
+impl Dns {
+    /// Whether nothing is said.
+    pub fn is_empty(&self) -> bool {
+        self.servers.is_empty() && self.searches.is_empty() && self.options.is_empty()
+    }
+}
+
+/// The namespaces that kernel parameters belong to (namespaces(7), runtime-spec: config-linux.md#sysctl).
+const SYSCTLS: &[(&str, Namespace)] = &[
+    ("fs.mqueue.", Namespace::Ipc),
+    ("kernel.domainname.", Namespace::Uts),
+    ("kernel.msgmax.", Namespace::Ipc),
+    ("kernel.msgmnb.", Namespace::Ipc),
+    ("kernel.msgmni.", Namespace::Ipc),
+    ("kernel.sem.", Namespace::Ipc),
+    ("kernel.shm", Namespace::Ipc),
+    ("net.", Namespace::Network),
+];
 
 impl SandboxOptions {
     /// The type of the `Any` that carries these options.
@@ -69,12 +119,20 @@ impl SandboxOptions {
                 && parts.clone().next().is_some()
                 && parts.all(|part| matches!(part, Component::Normal(_)))
         };
-        match self.cgroup_parent.as_ref().filter(|path| !below_the_root(path)) {
-            None => Ok(()),
-            Some(path) => {
-                let path = path.display();
-                Err(Error::invalid(format!("cgroup_parent: {path} is not an absolute path below the root")))
-            }
+        if let Some(path) = self.cgroup_parent.as_ref().filter(|path| !below_the_root(path)) {
+            let path = path.display();
+            return Err(Error::invalid(format!("cgroup_parent: {path} is not an absolute path below the root")));
+        }
+        self.sysctls.keys().try_for_each(|name| self.check_sysctl(name))
+    }
+
+    /// A parameter that belongs to none of the pod's namespaces is the node's, and not the pod's to set.
+    fn check_sysctl(&self, name: &str) -> Result<(), Error> {
+        let plain = name.split('.').all(|part| !part.is_empty() && !part.contains('/'));
+        let owner = SYSCTLS.iter().find(|(prefix, _)| name == prefix.trim_end_matches('.') || name.starts_with(prefix));
+        match owner {
+            Some((_, namespace)) if plain && self.has(*namespace) => Ok(()),
+            _ => Err(Error::invalid(format!("sysctl {name}: belongs to no namespace that the pod has to itself"))),
         }
     }
 

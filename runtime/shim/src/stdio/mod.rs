@@ -3,11 +3,13 @@
 //! ```text
 //! client ──FIFO──▶ stdin  copy ──pipe──▶ process ──pipe──▶ output copy ──▶ FIFO | file | CRI log
 //!                                 └────── or one pty for all three ──────┘
+//!                                           process ──pipe──▶ logger, a program
 //! ```
 
 mod address;
 mod console;
 mod cri;
+mod logger;
 mod sink;
 mod source;
 
@@ -16,19 +18,31 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::{Gid, Uid, fchown, pipe2};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::log;
-use address::Address;
+use address::{Address, Binary};
 use console::Console;
 pub use console::ConsoleSocket;
+use logger::Logger;
+pub use logger::Whose;
 use sink::Sink;
 use source::{Input, Source};
+
+/// How long output may be held open after the end without anything moving (as long as containerd's own shim waits in
+/// all), and how long when it does move: less than the ten seconds that CRI has for the end of a container.
+const STALLED: Duration = Duration::from_secs(2);
+const SLOW: Duration = Duration::from_secs(7);
+
+/// The names of the outputs in a CRI log.
+const STREAMS: [&str; 2] = ["stdout", "stderr"];
 
 /// The addresses of a process's streams, as the request gave them.
 #[derive(Clone, Debug, Default)]
@@ -61,6 +75,7 @@ pub struct Prepared {
     outputs: Vec<(Source, Sink)>,
     input: Option<(Input, Option<tokio::net::unix::pipe::Sender>)>,
     terminal_output: Option<Sink>,
+    loggers: Vec<Logger>,
 }
 
 /// Flowing streams.
@@ -70,25 +85,39 @@ pub struct Streams {
     input: Option<JoinHandle<()>>,
     input_hold: Option<OwnedFd>,
     console: Option<Arc<Console>>,
+    loggers: Vec<Logger>,
+    /// How many pieces of output have been handed on.
+    progress: Arc<AtomicU64>,
 }
 
+/// Who owns pipes: user and group.
+pub type Owner = (u32, u32);
+
 impl Prepared {
-    /// Opens everything. Nothing here waits for a reader or writer at the other end of a FIFO.
+    /// Opens everything. Nothing here waits for a reader or writer at the other end of a FIFO; a logger is waited for.
     ///
     /// `owner` owns the pipes, so that a user other than root may reopen them as `/dev/stdout`.
-    pub fn open(stdio: &Stdio, owner: (u32, u32)) -> Result<Self, Error> {
-        let mut prepared =
-            Self { ends: ProcessEnds::default(), outputs: Vec::new(), input: None, terminal_output: None };
+    pub async fn open(stdio: &Stdio, whose: Whose<'_>, owner: Owner) -> Result<Self, Error> {
+        let mut prepared = Self {
+            ends: ProcessEnds::default(),
+            outputs: Vec::new(),
+            input: None,
+            terminal_output: None,
+            loggers: Vec::new(),
+        };
         let input = match Address::parse(&stdio.stdin)? {
             Address::Null => None,
             Address::Path(path) => Some(Input::open(&path)?),
-            Address::File(path) | Address::CriLog(path) => {
-                return Err(Error::invalid(format!("standard input cannot come from file://{}", path.display())));
+            Address::File(_) | Address::CriLog(_) | Address::Binary(_) => {
+                return Err(Error::invalid(format!("standard input cannot come from {}", stdio.stdin)));
             }
         };
         if stdio.terminal {
             prepared.input = input.map(|input| (input, None));
-            prepared.terminal_output = Some(Sink::open(&Address::parse(&stdio.stdout)?, "stdout")?);
+            prepared.terminal_output = Some(match Address::parse(&stdio.stdout)? {
+                Address::Binary(binary) => Sink::pipe(prepared.logger_pipe(&binary, 0, &whose, owner).await?)?,
+                address => Sink::open(&address, STREAMS[0])?,
+            });
             return Ok(prepared);
         }
         prepared.ends.stdin = Some(match input {
@@ -101,26 +130,52 @@ impl Prepared {
                 theirs
             }
         });
-        prepared.ends.stdout = Some(prepared.output(&stdio.stdout, "stdout", owner)?);
-        prepared.ends.stderr = Some(prepared.output(&stdio.stderr, "stderr", owner)?);
+        prepared.ends.stdout = Some(prepared.output(&stdio.stdout, 0, &whose, owner).await?);
+        prepared.ends.stderr = Some(prepared.output(&stdio.stderr, 1, &whose, owner).await?);
         Ok(prepared)
     }
 
     /// The process's end of one output.
-    fn output(&mut self, address: &str, name: &'static str, owner: (u32, u32)) -> Result<OwnedFd, Error> {
-        let address = Address::parse(address)?;
-        if matches!(address, Address::Null) {
-            return null();
-        }
-        let sink = Sink::open(&address, name)?;
+    async fn output(
+        &mut self,
+        address: &str,
+        stream: usize,
+        whose: &Whose<'_>,
+        owner: Owner,
+    ) -> Result<OwnedFd, Error> {
+        let address = match Address::parse(address)? {
+            Address::Null => return null(),
+            Address::Binary(binary) => return self.logger_pipe(&binary, stream, whose, owner).await,
+            address => address,
+        };
+        let sink = Sink::open(&address, STREAMS[stream])?;
         let (ours, theirs) = pipe(owner)?;
         self.outputs.push((Source::pipe(ours)?, sink));
         Ok(theirs)
     }
 
+    /// The pipe into a logger, which takes both outputs when they have the same address.
+    async fn logger_pipe(
+        &mut self,
+        address: &Binary,
+        stream: usize,
+        whose: &Whose<'_>,
+        owner: Owner,
+    ) -> Result<OwnedFd, Error> {
+        let taken = self.loggers.iter_mut().find(|logger| logger.is_at(address)).and_then(|logger| logger.take(stream));
+        if let Some(pipe) = taken {
+            return Ok(pipe);
+        }
+        let mut logger = Logger::start(address, whose, owner).await?;
+        let pipe = logger.take(stream).ok_or_else(|| Error::internal("a logger has two pipes"));
+        self.loggers.push(logger);
+        pipe
+    }
+
     /// Lets the streams flow. `console` is the pty's master when a terminal was asked for.
     pub fn flow(self, console: Option<OwnedFd>) -> Result<Streams, Error> {
         let mut streams = Streams::default();
+        streams.loggers = self.loggers;
         let mut outputs = self.outputs;
         if let Some(master) = console {
             let console = Arc::new(Console::new(master)?);
@@ -130,7 +185,7 @@ impl Prepared {
             streams.console = Some(console);
         }
         for (source, sink) in outputs {
-            streams.outputs.spawn(source::copy(source, sink));
+            streams.outputs.spawn(source::copy(source, sink, streams.progress.clone()));
         }
         if let Some((mut input, pipe)) = self.input {
             streams.input_hold = input.take_hold();
@@ -165,13 +220,29 @@ impl Streams {
         console.resize(width, height)
     }
 
-    /// Waits until all output has been handed on. Output still held open at the deadline (by a
-    /// process that outlived its parent, or by a client that does not read) is cut off.
-    pub async fn drain(mut self, deadline: Duration, whose: &str) {
+    /// Waits until all output has been handed on. Output still held open after a while (by a process that outlived
+    /// its parent, or by a client that does not read) is cut off: soon when nothing moves, later when it goes on.
+    pub async fn drain(mut self, whose: &str) {
         self.abandon_input();
-        let all = async { while self.outputs.join_next().await.is_some() {} };
-        if tokio::time::timeout(deadline, all).await.is_err() {
-            log::error(format!("{whose}: output was still open {}s after the end and is cut off", deadline.as_secs()));
+        let end = Instant::now() + SLOW;
+        let mut before = self.progress.load(Ordering::Relaxed);
+        loop {
+            let all = async { while self.outputs.join_next().await.is_some() {} };
+            if tokio::time::timeout(STALLED, all).await.is_ok() {
+                break;
+            }
+            let now = self.progress.load(Ordering::Relaxed);
+            if now == before || Instant::now() >= end {
+                log::error(format!("{whose}: output was still open long after the end and is cut off"));
+                self.outputs.abort_all();
+                break;
+            }
+            before = now;
+        }
+        let loggers = std::mem::take(&mut self.loggers).into_iter().map(|logger| tokio::spawn(logger.end()));
+        // Waited for a little, so that what they write is there when the process is gone; they end all the same.
+        for ending in loggers.collect::<Vec<_>>() {
+            let _ = tokio::time::timeout(STALLED, ending).await;
         }
     }
 }
@@ -183,7 +254,7 @@ impl Drop for Streams {
 }
 
 /// A pipe: the end to read, the end to write.
-fn pipe((uid, gid): (u32, u32)) -> Result<(OwnedFd, OwnedFd), Error> {
+fn pipe((uid, gid): Owner) -> Result<(OwnedFd, OwnedFd), Error> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|source| Error::io("make a pipe", source))?;
     if (uid, gid) != (0, 0) {
         for end in [&read, &write] {

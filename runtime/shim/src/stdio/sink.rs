@@ -18,6 +18,8 @@ use crate::error::Error;
 /// An open end of output.
 pub(super) enum Sink {
     Null,
+    /// A logger's pipe.
+    Pipe(pipe::Sender),
     Fifo {
         writer: pipe::Sender,
         /// Our own reader. With it the FIFO can be opened before the client has, a client that goes
@@ -36,7 +38,15 @@ impl Sink {
             Address::Path(path) if is_fifo(path)? => Self::fifo(path),
             Address::Path(path) | Address::File(path) => Ok(Self::File(append(path)?)),
             Address::CriLog(path) => Ok(Self::CriLog(CriLog::new(append(path)?, stream))),
+            // Of the process, the logger's pipe is standard output itself; for a terminal see `Self::pipe`.
+            Address::Binary(binary) => Err(Error::internal(format!("{} is no sink", binary.path.display()))),
         }
+    }
+
+    /// The writing end of a pipe.
+    pub(super) fn pipe(end: OwnedFd) -> Result<Self, Error> {
+        let writer = pipe::Sender::from_owned_fd(end);
+        writer.map(Self::Pipe).map_err(|source| Error::io("watch a logger's pipe", source))
     }
 
     fn fifo(path: &Path) -> Result<Self, Error> {
@@ -51,7 +61,7 @@ impl Sink {
     pub(super) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
         match self {
             Self::Null => Ok(()),
-            Self::Fifo { writer, .. } => writer.write_all(bytes).await,
+            Self::Pipe(writer) | Self::Fifo { writer, .. } => writer.write_all(bytes).await,
             Self::File(file) => file.write_all(bytes),
             Self::CriLog(log) => log.feed(bytes),
         }
@@ -80,6 +90,9 @@ fn append(path: &Path) -> Result<File, Error> {
     let failed = |source| Error::io(format!("open output file {}", path.display()), source);
     let unsuitable = || Error::invalid(format!("output file {} is not a regular file", path.display()));
     let flags = OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
     let opened = File::options().append(true).create(true).mode(0o640).custom_flags(flags.bits()).open(path);
     let file = match opened {
         // A FIFO without a reader, or a socket.

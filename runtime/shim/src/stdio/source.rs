@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
@@ -46,7 +47,8 @@ impl Source {
 
 /// Copies until the last writer has closed. When the sink fails (a full disk) the rest is thrown
 /// away rather than left in the pipe: the process must not stand still, nor die of SIGPIPE, for its log.
-pub(super) async fn copy(source: Source, mut sink: Sink) {
+/// Each piece that is through counts in `progress`.
+pub(super) async fn copy(source: Source, mut sink: Sink, progress: Arc<AtomicU64>) {
     let mut healthy = true;
     loop {
         let bytes = match next(&source).await {
@@ -58,6 +60,7 @@ pub(super) async fn copy(source: Source, mut sink: Sink) {
             log::error(format!("write a process's output: {error}; the rest of it is dropped"));
             healthy = false;
         }
+        progress.fetch_add(1, Ordering::Relaxed);
         // A process that writes faster than this copies is always ready: without a pause for the
         // others, the whole pod would wait for its end.
         tokio::task::yield_now().await;

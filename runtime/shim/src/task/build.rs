@@ -8,7 +8,7 @@ use tokio::io::Interest;
 use super::process::Process;
 use crate::error::Error;
 use crate::reap::{Child, Reaper};
-use crate::stdio::{ConsoleSocket, Prepared, ProcessEnds};
+use crate::stdio::{ConsoleSocket, Owner, Prepared, ProcessEnds, Whose};
 use crate::sys;
 
 /// The bundle and the owner of the pipes.
@@ -16,7 +16,9 @@ pub struct Surroundings<'a> {
     /// The container's bundle.
     pub bundle: &'a Path,
     /// Who owns the pipes of the streams.
-    pub io_owner: (u32, u32),
+    pub io_owner: Owner,
+    /// containerd's namespace.
+    pub namespace: &'a str,
     /// Knows the children.
     pub reaper: &'a Reaper,
 }
@@ -31,7 +33,10 @@ pub async fn build(
     surroundings: Surroundings<'_>,
     fork: impl FnOnce(ProcessEnds, Option<PathBuf>) -> Result<pea::Pending, pea::Error>,
 ) -> Result<Arc<Child>, Error> {
-    let mut prepared = Prepared::open(&process.stdio, surroundings.io_owner)?;
+    let id = if process.exec_id.is_empty() { &process.container } else { &process.exec_id };
+    let whose = Whose { id, namespace: surroundings.namespace, reaper: surroundings.reaper };
+    let opening = Prepared::open(&process.stdio, whose, surroundings.io_owner);
+    let mut prepared = unless_cancelled(process, opening).await?;
     let console = process.stdio.terminal.then(|| ConsoleSocket::listen(surroundings.bundle)).transpose()?;
     let ends = std::mem::take(&mut prepared.ends);
     let forking = surroundings.reaper.forking();

@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use oci_spec::runtime::{LinuxNamespaceType, Process as ProcessSpec};
 
+use super::oom::Oom;
 use super::process::{Phase, Process};
 use crate::error::Error;
+use crate::events::Publisher;
 use crate::options::TaskOptions;
 use crate::{mount, record};
 
@@ -37,6 +40,8 @@ pub struct Container {
     /// Held while the program is being started, so that its end is not told before its start.
     pub starting: tokio::sync::Mutex<()>,
     execs: Mutex<BTreeMap<String, Exec>>,
+    oom: OnceLock<Oom>,
+    paused: AtomicBool,
 }
 
 impl Container {
@@ -51,6 +56,8 @@ impl Container {
             options,
             starting: tokio::sync::Mutex::default(),
             execs: Mutex::default(),
+            oom: OnceLock::new(),
+            paused: AtomicBool::new(false),
         }
     }
 
@@ -70,6 +77,32 @@ impl Container {
         let unmounted = mount::unmount(&self.record.bundle.join("rootfs"));
         deleted.and(unmounted)?;
         self.sandbox_record.as_deref().map_or(Ok(()), record::remove)
+    }
+
+    /// Begins to watch for processes that are killed for want of memory, if memory is counted.
+    pub fn watch_oom(&self, events: &Publisher) -> Result<(), Error> {
+        if let Some(oom) = Oom::watch(&self.runtime, &self.id, events)? {
+            // Done once, when the container has just been built.
+            let _ = self.oom.set(oom);
+        }
+        Ok(())
+    }
+
+    /// Tells of such processes now, if there are any of which it was not told.
+    pub fn tell_oom(&self) {
+        if let Some(oom) = self.oom.get() {
+            oom.tell();
+        }
+    }
+
+    /// Whether its processes are frozen at a client's wish.
+    pub fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// Keeps in mind whether they are.
+    pub fn set_paused(&self, paused: bool) {
+        self.paused.store(paused, Ordering::Relaxed);
     }
 
     /// Whether its processes die with its init, by the kernel's doing.

@@ -16,7 +16,7 @@ use crate::events::Event;
 use crate::options::TaskOptions;
 use crate::pod::Pod;
 use crate::stdio::Stdio;
-use crate::{log, mount, record, wire};
+use crate::{log, mount, record, sandbox, wire};
 
 /// Creates a container. What fails half-way is undone.
 pub async fn create(pod: &Pod, request: CreateTaskRequest) -> Result<i32, Error> {
@@ -67,7 +67,11 @@ async fn apply(pod: &Pod, container: &Arc<Container>, request: &CreateTaskReques
     container.write_records()?;
     let (bundle, options) = (&container.record.bundle, &container.options);
     mount::mount_all(&request.rootfs, &bundle.join("rootfs"))?;
-    let surroundings = Surroundings { bundle, io_owner: options.io_owner, reaper: &pod.reaper };
+    let namespace = pod.namespace();
+    let surroundings = Surroundings { bundle, io_owner: options.io_owner, namespace, reaper: &pod.reaper };
+    let sandbox = pod.sandbox();
+    let files = sandbox.as_ref().and_then(|sandbox| sandbox.options.files.as_ref());
+    let config = files.map_or(Ok(None), |files| sandbox::files::configuration(pod.bundle(), files, bundle))?;
     let child = build(&container.init, surroundings, |ends, console_socket| {
         let create = pea::CreateOptions {
             stdin: ends.stdin,
@@ -76,11 +80,14 @@ async fn apply(pod: &Pod, container: &Arc<Container>, request: &CreateTaskReques
             console_socket,
             no_pivot: options.no_pivot,
             no_new_keyring: options.no_new_keyring,
+            config,
             ..Default::default()
         };
         container.runtime.create(&container.id, bundle, create)
     })
     .await?;
+    // Before anything of the container's own runs. What happens until the event below is told after it: nothing waits.
+    container.watch_oom(&pod.events)?;
     container.init.enter(Phase::Created)?;
     pod.events.publish(&Event::Create(created(container, request, child.pid)));
     super::watch(pod.clone(), container.clone(), container.init.clone(), child.clone());

@@ -1,7 +1,5 @@
 //! `Delete`: of an ended exec, or of an ended init and with it the container.
 
-use std::time::Duration;
-
 use containerd_shim_protos::events::task as event;
 
 use super::container::Container;
@@ -12,9 +10,6 @@ use crate::events::Event;
 use crate::pod::Pod;
 use crate::reap::Exit;
 use crate::wire;
-
-/// How long output may still flow after the end (containerd's own shim waits as long).
-const DRAIN: Duration = Duration::from_secs(10);
 
 /// Deletes a process, after its output has been written out. Returns its pid and how it ended.
 pub async fn delete(pod: &Pod, id: &str, exec_id: &str) -> Result<(Option<i32>, Option<Exit>), Error> {
@@ -45,7 +40,7 @@ pub async fn delete(pod: &Pod, id: &str, exec_id: &str) -> Result<(Option<i32>, 
 /// Waits for the end of a process's output.
 pub async fn drain(process: &Process) {
     if let Some(streams) = process.take_streams() {
-        streams.drain(DRAIN, &process.name()).await;
+        streams.drain(&process.name()).await;
     }
 }
 

@@ -7,9 +7,11 @@
 
 mod build;
 mod container;
+mod control;
 mod create;
 mod delete;
 mod exec;
+mod oom;
 mod process;
 
 use std::sync::Arc;
@@ -23,10 +25,11 @@ use crate::reap::{Child, Exit};
 use crate::{log, record, wire};
 
 pub use container::Container;
+pub use control::{checkpoint, kill, pause, resume, update};
 pub use create::create;
 pub use delete::{delete, drain};
 pub use exec::add as add_exec;
-pub use process::{Phase, Process, signal_number};
+pub use process::{Phase, Process};
 
 use crate::aside::aside;
 use crate::error::Error;
@@ -68,6 +71,7 @@ fn watch(pod: Pod, container: Arc<Container>, process: Arc<Process>, child: Arc<
             end_start(&container).await;
             end_container(&container, &process, exit).await;
         }
+        container.tell_oom();
         process.ended(exit);
         pod.events.publish(&Event::Exit(event::TaskExit {
             container_id: container.id.clone(),

@@ -47,7 +47,7 @@ impl Pod {
             namespaces: namespaces.to_vec(),
             cgroup_parent: Some(format!("/{id}").into()),
             pea_root: Some(dir.path().join("pea")),
-            systemd_cgroup: false,
+            ..SandboxOptions::default()
         };
         shim.create_sandbox(&id, &dir.path().join("bundle"), None, &options).await.unwrap();
         let pid = shim.start_sandbox(&id).await.unwrap().pid;

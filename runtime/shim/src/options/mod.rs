@@ -1,0 +1,87 @@
+//! The types that travel inside `Any`: runtime options, an exec's process, limits, a process's details.
+
+mod runtime;
+
+use std::path::Path;
+
+use containerd_shim_protos::api::CheckpointTaskRequest;
+use containerd_shim_protos::protobuf::Message;
+use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::shim::oci;
+use oci_spec::runtime::{LinuxResources, Process};
+
+use crate::error::Error;
+
+pub use runtime::TaskOptions;
+
+/// The type containerd gives an exec's process; its value is JSON.
+pub const PROCESS_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/Process";
+/// The type containerd gives limits; its value is JSON.
+pub const RESOURCES_TYPE_URL: &str = "types.containerd.io/opencontainers/runtime-spec/1/LinuxResources";
+
+const PROCESS_DETAILS_TYPE_URL: &str = "containerd.runc.v1.ProcessDetails";
+const CHECKPOINT: &str = "containerd.runc.v1.CheckpointOptions";
+
+/// Reads the process of an `Exec` request.
+pub fn process_of_any(any: Option<&Any>) -> Result<Process, Error> {
+    let any = any.ok_or_else(|| Error::invalid("an exec needs a process".to_owned()))?;
+    serde_json::from_slice(&any.value).map_err(|source| Error::invalid(format!("the exec's process: {source}")))
+}
+
+/// Reads the limits of an `Update` request.
+pub fn resources_of_any(any: Option<&Any>) -> Result<LinuxResources, Error> {
+    let any = any.ok_or_else(|| Error::invalid("an update needs resources".to_owned()))?;
+    serde_json::from_slice(&any.value).map_err(|source| Error::invalid(format!("the update's resources: {source}")))
+}
+
+/// What a `Checkpoint` request asks for, of that CRIU.
+pub fn checkpoint_options(
+    request: &CheckpointTaskRequest,
+    criu: Option<&Path>,
+) -> Result<pea::CheckpointOptions, Error> {
+    let mut asked = oci::CheckpointOptions::default();
+    if let Some(any) = request.options.as_ref().filter(|any| !any.type_url.is_empty()) {
+        if any.type_url.rsplit('/').next() != Some(CHECKPOINT) {
+            return Err(Error::invalid(format!("checkpoint options of type {:?} are not known", any.type_url)));
+        }
+        let wrong = |source| Error::invalid(format!("{CHECKPOINT}: {source}"));
+        asked = oci::CheckpointOptions::parse_from_bytes(&any.value).map_err(wrong)?;
+    }
+    let images = if request.path.is_empty() { &asked.image_path } else { &request.path };
+    if images.is_empty() {
+        return Err(Error::invalid("a checkpoint needs a directory for its images"));
+    }
+    let mut options = pea::CriuOptions::new(images);
+    if let Some(criu) = criu {
+        options.program = criu.to_owned();
+    }
+    options.work = (!asked.work_path.is_empty()).then(|| asked.work_path.into());
+    options.tcp_established = asked.open_tcp;
+    options.ext_unix_sk = asked.external_unix_sockets;
+    options.shell_job = asked.terminal;
+    options.file_locks = asked.file_locks;
+    options.manage_cgroups = (!asked.cgroups_mode.is_empty()).then_some(asked.cgroups_mode);
+    options.empty_namespace = asked.empty_namespaces.into_iter().next();
+    Ok(pea::CheckpointOptions {
+        criu: options,
+        parent: None,
+        leave_running: !asked.exit,
+        pre_dump: false,
+        tcp_skip_in_flight: false,
+        page_server: None,
+        status_fd: None,
+    })
+}
+
+/// What `Pids` says of a process that an exec started.
+pub fn process_details(exec_id: &str) -> Option<Any> {
+    let details = oci::ProcessDetails { exec_id: exec_id.to_owned(), ..Default::default() };
+    let value = details.write_to_bytes().ok()?;
+    Some(Any { type_url: PROCESS_DETAILS_TYPE_URL.to_owned(), value, ..Default::default() })
+}
+
+/// The exec that started a process, from what `Pids` says of it.
+pub fn exec_of_details(any: &Any) -> Option<String> {
+    let details = oci::ProcessDetails::parse_from_bytes(&any.value).ok()?;
+    (!details.exec_id.is_empty()).then_some(details.exec_id)
+}

@@ -1,0 +1,136 @@
+//! The files a pod's containers have in common: `/etc/hosts`, `/etc/hostname`, `/etc/resolv.conf` and `/dev/shm`.
+//!
+//! A client that makes them itself (containerd with a pause container; peapod) mounts them into its containers' bundles.
+//! For a client that leaves them to the sandbox they are made in its bundle, and mounted where a container has nothing else.
+
+use std::fmt::Write;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nix::mount::{MsFlags, mount};
+use serde_json::{Value, json};
+
+use super::options::{Dns, PodFiles};
+use crate::error::Error;
+use crate::mount::unmount;
+use crate::record;
+
+/// How large `/dev/shm` is, as container engines have it.
+const SHM: &str = "mode=1777,size=65536k";
+
+/// What is where: the name in the sandbox's bundle, the place in a container.
+const FILES: &[(&str, &str)] =
+    &[("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("shm", "/dev/shm")];
+
+/// Makes them.
+pub fn make(bundle: &Path, files: &PodFiles) -> Result<(), Error> {
+    let failed = |what: &str| {
+        let what = format!("make the pod's {what} in {}", bundle.display());
+        move |source: std::io::Error| Error::io(&what, source)
+    };
+    let hostname = match files.hostname.as_str() {
+        "" => nix::unistd::gethostname().map_err(|errno| Error::io("read the node's hostname", errno))?,
+        name => name.into(),
+    };
+    fs::write(bundle.join("hostname"), format!("{}\n", hostname.display())).map_err(failed("hostname"))?;
+    let hosts = fs::read("/etc/hosts").unwrap_or_else(|_| b"127.0.0.1 localhost\n::1 localhost\n".to_vec());
+    fs::write(bundle.join("hosts"), hosts).map_err(failed("hosts"))?;
+    let resolv = match files.dns.is_empty() {
+        true => fs::read("/etc/resolv.conf").unwrap_or_default(),
+        false => resolv_conf(&files.dns).into_bytes(),
+    };
+    fs::write(bundle.join("resolv.conf"), resolv).map_err(failed("resolv.conf"))?;
+    if files.private_shm {
+        let shm = bundle.join("shm");
+        fs::create_dir_all(&shm).map_err(failed("/dev/shm"))?;
+        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+        mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(SHM))
+            .map_err(|errno| Error::io(format!("mount {}", shm.display()), errno))?;
+    }
+    Ok(())
+}
+
+/// Takes down what has to be. May be done again, and where nothing was made.
+pub fn remove(bundle: &Path) -> Result<(), Error> {
+    unmount(&bundle.join("shm"))
+}
+
+/// resolv.conf(5)
+fn resolv_conf(dns: &Dns) -> String {
+    let mut text = String::new();
+    let mut line = |key: &str, words: &str| {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "{key} {words}");
+    };
+    if !dns.searches.is_empty() {
+        line("search", &dns.searches.join(" "));
+    }
+    for server in &dns.servers {
+        line("nameserver", server);
+    }
+    if !dns.options.is_empty() {
+        line("options", &dns.options.join(" "));
+    }
+    text
+}
+
+/// A container's configuration with the pod's files, in a file beside its own; `None` when it has all of them already.
+pub fn configuration(sandbox: &Path, files: &PodFiles, task: &Path) -> Result<Option<PathBuf>, Error> {
+    let path = task.join("config.json");
+    let Some(mut config) = record::read::<Value>(&path)? else { return Ok(None) };
+    let missing = add(&mut config, sandbox, files);
+    if missing == 0 {
+        return Ok(None);
+    }
+    let changed = task.join("config.pod.json");
+    record::write(&changed, &config)?;
+    Ok(Some(changed))
+}
+
+/// Adds a mount for each file that the container has nothing at; how many.
+fn add(config: &mut Value, sandbox: &Path, files: &PodFiles) -> usize {
+    let read_only = config.pointer("/root/readonly").and_then(Value::as_bool).unwrap_or(false);
+    let Some(config) = config.as_object_mut() else { return 0 };
+    let Some(mounts) = config.entry("mounts").or_insert_with(|| json!([])).as_array_mut() else { return 0 };
+    let before = mounts.len();
+    for (name, place) in FILES {
+        if mounts.iter().any(|mount| mount["destination"] == *place) {
+            continue;
+        }
+        let is_shm = *name == "shm";
+        let source = if is_shm && !files.private_shm { PathBuf::from(place) } else { sandbox.join(name) };
+        let access = if read_only && !is_shm { "ro" } else { "rw" };
+        mounts.push(
+            json!({"destination": place, "type": "bind", "source": source, "options": ["rbind", "rprivate", access]}),
+        );
+    }
+    mounts.len() - before
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_looked_up_as_the_pod_says() {
+        let dns = Dns {
+            servers: vec!["10.0.0.1".into()],
+            searches: vec!["a".into(), "b".into()],
+            options: vec!["ndots:5".into()],
+        };
+        assert_eq!(resolv_conf(&dns), "search a b\nnameserver 10.0.0.1\noptions ndots:5\n");
+    }
+
+    #[test]
+    fn a_container_gets_what_it_does_not_have() {
+        let mut config = json!({"root": {"readonly": true}, "mounts": [
+            {"destination": "/etc/hosts", "source": "/kubelet/hosts"}, {"destination": "/dev/shm", "source": "/elsewhere"}]});
+        let files = PodFiles { private_shm: true, ..PodFiles::default() };
+        assert_eq!(add(&mut config, Path::new("/s"), &files), 2);
+        let added: Vec<_> =
+            config["mounts"].as_array().unwrap()[2..].iter().map(|mount| mount["source"].as_str()).collect();
+        assert_eq!(added, [Some("/s/hostname"), Some("/s/resolv.conf")]);
+        assert!(config["mounts"][2]["options"].as_array().unwrap().contains(&json!("ro")));
+        assert_eq!(add(&mut config, Path::new("/s"), &files), 0);
+    }
+}
