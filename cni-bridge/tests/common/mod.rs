@@ -221,3 +221,17 @@ pub fn reference() -> Option<PathBuf> {
     testkit::skip("the reference plugins are not installed (Debian package containernetworking-plugins)");
     None
 }
+
+/// Every version of the reference that there is, and whether it is one of 1.1.0's time: `CNI_REFERENCE_NEW` names a
+/// directory with a newer one beside [`reference`].
+pub fn references() -> Vec<(PathBuf, bool)> {
+    let mut all: Vec<(PathBuf, bool)> = reference().into_iter().map(|dir| (dir, false)).collect();
+    match std::env::var_os("CNI_REFERENCE_NEW") {
+        Some(dir) => all.push((dir.into(), true)),
+        None => {
+            static SAID: std::sync::Once = std::sync::Once::new();
+            SAID.call_once(|| testkit::skip("CNI_REFERENCE_NEW names no newer reference plugins (1.9 or later)"));
+        }
+    }
+    all
+}

@@ -18,13 +18,17 @@ pub struct Picture {
     pub qdiscs: Vec<String>,
 }
 
-/// Of each link. A bridge's and a port's own flags are beside these.
-const LINK: [&str; 6] = ["mtu", "flags", "master", "promiscuity", "allmulti", "txqlen"];
+/// Of each link. A bridge's and a port's own flags are beside these. (The reference gives its veths a queue length of 0,
+/// which means nothing to a device without a queue.)
+const LINK: [&str; 5] = ["mtu", "flags", "master", "promiscuity", "allmulti"];
+/// Flags that change by themselves, a moment after what causes it.
+const PASSING: [&str; 2] = ["LOWER_UP", "NO-CARRIER"];
 const BRIDGE: [&str; 6] =
     ["stp_state", "vlan_filtering", "mcast_snooping", "vlan_default_pvid", "ageing_time", "priority"];
 const PORT: [&str; 8] =
     ["hairpin", "guard", "root_block", "learning", "flood", "proxy_arp", "isolated", "neigh_suppress"];
-/// Of a node, and of each of its links and of a pod's; in the order of `/proc/sys/net`.
+/// Of a node, and of each of its links and of a pod's. (The reference closes a port to router advertisements, which a
+/// bridge's port never sees.)
 const NODE_SYSCTLS: [&str; 3] = ["ipv4/ip_forward", "ipv6/conf/all/forwarding", "ipv4/conf/all/route_localnet"];
 const LINK_SYSCTLS: [&str; 8] = [
     "ipv4/conf/LINK/arp_notify",
@@ -50,10 +54,14 @@ impl Picture {
     fn here(general: &[&str]) -> Picture {
         let links = list(&["ip", "-d", "-j", "link", "show"]);
         let names = named(&links);
-        let sysctls = general.iter().map(|key| (*key).to_owned()).chain(
-            names.iter().flat_map(|(name, _)| LINK_SYSCTLS.iter().map(move |key| key.replace("LINK", name))),
-        );
+        let sysctls = general
+            .iter()
+            .map(|key| (*key).to_owned())
+            .chain(names.iter().flat_map(|(name, _)| LINK_SYSCTLS.iter().map(move |key| key.replace("LINK", name))));
         let sysctls = sysctls.filter_map(|key| {
+            if key.starts_with("ipv6/conf/veth") && key.ends_with("accept_ra") {
+                return None;
+            }
             let value = fs::read_to_string(format!("/proc/sys/net/{key}")).ok()?;
             Some((renamed(&key, &names), value.trim().to_owned()))
         });
@@ -143,6 +151,7 @@ fn pick(of: &Value, keys: &[&str]) -> Map<String, Value> {
 fn link(each: &Value, names: &BTreeMap<String, String>) -> Value {
     let mut all = pick(each, &LINK);
     if let Some(Value::Array(flags)) = all.get_mut("flags") {
+        flags.retain(|flag| !PASSING.contains(&flag.as_str().unwrap()));
         flags.sort_by_key(Value::to_string);
     }
     if let Some(Value::String(master)) = all.get_mut("master") {
@@ -178,7 +187,9 @@ fn routes(names: &BTreeMap<String, String>) -> Vec<String> {
     for family in ["-4", "-6"] {
         let text = testkit::output(Command::new("ip").args([family, "route", "show", "table", "main"]));
         // Whose protocol number a route has tells who made it and no more.
-        let plain = text.lines().map(|line| line.replace(" proto static", "").replace(" proto boot", ""));
+        let plain = text
+            .lines()
+            .map(|line| line.replace(" proto static", "").replace(" proto boot", "").replace(" linkdown", ""));
         all.extend(plain.map(|line| renamed(line.trim_end(), names)).filter(|line| !line.starts_with("fe80:")));
     }
     all.sort();
