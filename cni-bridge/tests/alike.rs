@@ -38,7 +38,8 @@ impl Case {
         let node = Node::new();
         let chain = self.chain(&node, Whose::Ours);
         let refused = chain.whose.call("ADD", &chain.conf(0, &Value::Null), "a", &Pod::new().path());
-        let planned = chain.missing().is_some() || refused.text.contains("supported") || refused.text.contains("not built in");
+        let planned =
+            chain.missing().is_some() || refused.text.contains("supported") || refused.text.contains("not built in");
         if planned {
             testkit::skip(&format!("{}: is not there yet", self.name));
         }
@@ -108,6 +109,7 @@ impl Case {
 }
 
 /// What an attachment was, and what was left of it.
+#[derive(Clone)]
 struct Seen {
     result: Value,
     /// The node and the pod.
@@ -117,6 +119,20 @@ struct Seen {
     /// Lines of the ruleset that are about the pod.
     rules: Vec<String>,
 }
+
+/// Differences that are meant: in which case, what the difference is about, and why.
+const MEANT: [(&str, &str, &str); 6] = [
+    ("masquerade", "left, moved over", "not there yet"),
+    ("masquerade IPv6", "left, moved over", "not there yet"),
+    ("nftables", "left, moved over", "not there yet"),
+    ("no addresses", "arp_notify", "1.1.1 sets it where there are addresses; later versions everywhere"),
+    ("no addresses", "accept_dad", "as before"),
+    (
+        "mtu",
+        "link br0",
+        "ours keeps the MTU it was given when its last port goes; theirs returns to the kernel's default",
+    ),
+];
 
 /// Without what is random or names this test's namespaces.
 fn plain(mut result: Value) -> Value {
@@ -144,11 +160,17 @@ fn differences(case: &Case) -> Vec<String> {
         }
         let reference = Whose::Reference(dir.clone());
         let mut say = |what: &str, words: Vec<String>| {
-            all.extend(words.into_iter().map(|words| format!("{} ({}): {what}: {words}", case.name, dir.display())));
+            let words = words.into_iter().map(|words| format!("{what}: {words}"));
+            let meant = |words: &str| MEANT.iter().any(|(name, about, _)| *name == case.name && words.contains(about));
+            all.extend(
+                words.filter(|words| !meant(words)).map(|words| format!("{} ({}): {words}", case.name, dir.display())),
+            );
         };
         let mut ours = case.see(&Whose::Ours, &Whose::Ours);
-        let theirs = case.see(&reference, &reference);
         let over = case.see(&reference, &Whose::Ours);
+        // Debian's 1.9.1 cannot delete what it made for nftables: it misreads what iptables says.
+        let broken = case.bridge["ipMasqBackend"] == "nftables";
+        let theirs = if broken { over.clone() } else { case.see(&reference, &reference) };
         // With masquerading or port mappings the reference's DEL wants chains of its own to be there, and fails.
         let back = (!case.rules()).then(|| case.see(&Whose::Ours, &reference));
         if !new {
