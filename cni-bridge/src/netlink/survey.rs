@@ -63,18 +63,29 @@ fn find(found: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
         if !process.file_name().as_bytes().iter().all(u8::is_ascii_digit) {
             continue;
         }
-        let Some(threads) = there(fs::read_dir(process.path().join("task")))? else { continue };
-        for thread in threads {
-            let Some(thread) = there(thread)? else { continue };
-            add(thread.path().join("ns/net"), found)?;
+        match find_of(&process.path(), found) {
+            // Process 1 may have capabilities that we have not, and then does not let itself be looked at. It is
+            // the machine's first, or the first of the container we are in: no pod.
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && process.file_name() == "1" => {}
+            looked => looked?,
         }
-        let Some(files) = there(fs::read_dir(process.path().join("fd")))? else { continue };
-        for file in files {
-            let Some(path) = there(file)?.map(|file| file.path()) else { continue };
-            let target = there(fs::read_link(&path))?;
-            if target.is_some_and(|target| target.as_os_str().as_bytes().starts_with(b"net:[")) {
-                add(path, found)?;
-            }
+    }
+    Ok(())
+}
+
+/// Of one process: its threads' namespaces, and those it has open.
+fn find_of(process: &Path, found: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
+    let Some(threads) = there(fs::read_dir(process.join("task")))? else { return Ok(()) };
+    for thread in threads {
+        let Some(thread) = there(thread)? else { continue };
+        add(thread.path().join("ns/net"), found)?;
+    }
+    let Some(files) = there(fs::read_dir(process.join("fd")))? else { return Ok(()) };
+    for file in files {
+        let Some(path) = there(file)?.map(|file| file.path()) else { continue };
+        let target = there(fs::read_link(&path))?;
+        if target.is_some_and(|target| target.as_os_str().as_bytes().starts_with(b"net:[")) {
+            add(path, found)?;
         }
     }
     Ok(())
