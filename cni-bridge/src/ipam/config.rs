@@ -118,7 +118,14 @@ fn read_sets(node: &Node<'_>) -> Result<Vec<RangeSet>, Error> {
 fn read_range(node: &Node<'_>) -> Result<Range, Error> {
     let subnet: Option<IpNetwork> = node.get("subnet").parsed("a subnet")?;
     let subnet = subnet.ok_or_else(|| Error::config(format!("{}.subnet is missing", node.path())))?;
-    let ip = |key: &str| node.get(key).parsed::<IpAddr>("an address");
+    if let IpAddr::V6(v6) = subnet.ip()
+        && v6.to_ipv4_mapped().is_some()
+    {
+        // host-local's files would have names of IPv4, ours of IPv6.
+        let msg = format!("{}.subnet: {subnet} is an IPv4 network in IPv6's form: write it in its own", node.path());
+        return Err(Error::config(msg));
+    }
+    let ip = |key: &str| Ok::<_, Error>(node.get(key).parsed::<IpAddr>("an address")?.map(|ip| ip.to_canonical()));
     Range::new(subnet, ip("rangeStart")?, ip("rangeEnd")?, ip("gateway")?).map_err(|error| invalid(node, &error))
 }
 

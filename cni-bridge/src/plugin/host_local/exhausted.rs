@@ -24,8 +24,15 @@ pub fn dead(locked: &Locked, ips: &[IpAddr]) -> Result<Vec<Suspect>, StoreError>
     Ok(suspects)
 }
 
+/// The addresses of a set that somebody has. Reads all leases: a file that a crash left empty is none.
 fn leased(locked: &Locked, set: &RangeSet) -> Result<Vec<IpAddr>, StoreError> {
-    Ok(locked.leased()?.into_iter().filter(|ip| set.range_of(*ip).is_some()).collect())
+    let leases = locked.all()?.into_iter().map(|(ip, _)| ip);
+    Ok(leases.filter(|ip| set.range_of(*ip).is_some()).collect())
+}
+
+fn is_full(ips: &[IpAddr], set: &RangeSet) -> bool {
+    let count = ips.iter().filter(|ip| set.range_of(**ip).is_some()).count();
+    u128::try_from(count).is_ok_and(|count| count >= set.capacity())
 }
 
 /// Frees the leases of a set whose attachments are gone. Returns how many.
@@ -45,8 +52,12 @@ pub fn reclaim(locked: &mut Locked, set: &RangeSet) -> Result<usize, StoreError>
 /// # Errors
 /// [`code::NOT_AVAILABLE`], with whose the addresses are.
 pub fn check(locked: &Locked, set: &RangeSet, call: &Call<'_>) -> Result<(), Error> {
+    // By their names alone, as long as these are not too many.
+    if !is_full(&locked.leased()?, set) {
+        return Ok(());
+    }
     let leased = leased(locked, set)?;
-    if u128::try_from(leased.len()).is_ok_and(|count| count < set.capacity()) || !dead(locked, &leased)?.is_empty() {
+    if !is_full(&leased, set) || !dead(locked, &leased)?.is_empty() {
         return Ok(());
     }
     let msg = format!("no IP addresses available in range set: {set}");
