@@ -216,7 +216,7 @@ fn check_misses_a_lease_a_masquerade_and_another_sandbox() {
     testkit::run(Command::new("nft").args(["delete", "table", "inet", "cni-bridge/podnet"]));
     assert!(message(&pod).contains("nftables table inet cni-bridge/podnet is missing"));
     std::fs::remove_file(node.leases().join("10.1.2.2")).unwrap();
-    assert!(message(&pod).contains("10.1.2.2 is not leased to a"));
+    assert!(message(&pod).contains("host-local: Failed to find address added by container a"));
 }
 
 // Behaviours 67 to 71.

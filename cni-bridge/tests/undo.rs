@@ -83,7 +83,10 @@ fn a_second_add_of_the_same_attachment_is_refused_and_the_first_stays() {
     node.add(&conf, "a", &pod);
     assert!(call("ADD", &conf, "a", &pod.path()).message().contains("already exists"));
     let refused = call("ADD", &conf, "a", &elsewhere.path());
-    assert_eq!(refused.message(), "10.1.2.2 has been allocated to a, duplicate allocation is not allowed");
+    assert_eq!(
+        refused.message(),
+        "failed to allocate for range 0: 10.1.2.2 has been allocated to a, duplicate allocation is not allowed"
+    );
     assert_eq!(node.leased(), ["10.1.2.2"]);
     assert!(pod.pings("10.1.2.1"));
 }

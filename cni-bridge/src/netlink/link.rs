@@ -2,8 +2,10 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::link::{InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::link::{
+    InfoBridgePort, InfoData, InfoKind, InfoVeth, LinkAttribute, LinkExtentMask, LinkMessage,
+};
 use nix::errno::Errno;
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec};
 
@@ -15,6 +17,17 @@ pub(super) const HEADER: usize = 16;
 /// Of a bridge's data (`include/uapi/linux/if_link.h`).
 const IFLA_BR_VLAN_FILTERING: u16 = 7;
 const IFLA_BR_VLAN_DEFAULT_PVID: u16 = 39;
+/// Of `IFLA_AF_SPEC`, for IPv4 (`include/uapi/linux/{if_link,ip}.h`) and IPv6.
+const IFLA_INET_CONF: u16 = 1;
+const IPV4_DEVCONF_ARP_NOTIFY: u16 = 22;
+const IFLA_INET6_ADDR_GEN_MODE: u16 = 8;
+const IN6_ADDR_GEN_MODE_NONE: u8 = 1;
+/// `NLA_F_NESTED`
+const NESTED: u16 = 0x8000;
+/// Of a port's, in `IFLA_INFO_SLAVE_DATA`.
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
+const IFLA_BRPORT_MODE: u16 = 4;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 /// An interface as the kernel describes it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,6 +60,8 @@ pub struct Link {
     pub filters_vlans: Option<bool>,
     /// For a bridge, the VLAN that a new port carries without a tag; none where the kernel cannot, 0 where it is none.
     pub default_vlan: Option<u16>,
+    /// For a port of a bridge, how that treats it.
+    pub port: PortFlags,
 }
 
 impl Link {
@@ -79,6 +94,13 @@ impl Link {
     fn read_info(&mut self, info: &[u8]) {
         let part = |wanted| attributes(info).find(|(kind, _)| *kind == wanted).map(|(_, value)| value);
         self.kind = part(libc::IFLA_INFO_KIND).map(text).unwrap_or_default();
+        for (kind, value) in part(IFLA_INFO_SLAVE_DATA).into_iter().flat_map(attributes) {
+            match kind {
+                IFLA_BRPORT_MODE => self.port.hairpin = value.first() == Some(&1),
+                IFLA_BRPORT_ISOLATED => self.port.isolated = value.first() == Some(&1),
+                _ => {}
+            }
+        }
         if self.kind != "bridge" {
             return;
         }
@@ -153,18 +175,17 @@ pub struct End {
     pub mac: Mac,
 }
 
-/// Creates both ends of a veth pair in one message: the node's end up and a port of the bridge with index
-/// `bridge`, the pod's end in `netns`, down.
+/// Creates both ends of a veth pair in one message: the node's end a port of the bridge with index `bridge`, the
+/// pod's end in `netns`, both down.
 ///
 /// The pod's end cannot be created up: the kernel opens it before its peer exists, refuses with ENOTCONN, and
-/// takes 15 ms to undo the rest.
+/// takes 15 ms to undo the rest. The node's end could, but not [`without_link_local`].
 pub fn create_veth(node: &End, pod: &End, netns: BorrowedFd<'_>, bridge: u32, mtu: Option<u32>) -> Request {
     let mut peer = LinkUnspec::new_with_name(&pod.name).address(pod.mac.0.to_vec()).setns_by_fd(netns.as_raw_fd());
     let mut veth = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
         .name(node.name.clone())
         .address(node.mac.0.to_vec())
-        .controller(bridge)
-        .up();
+        .controller(bridge);
     if let Some(mtu) = mtu {
         peer = peer.mtu(mtu);
         veth = veth.mtu(mtu);
@@ -174,10 +195,44 @@ pub fn create_veth(node: &End, pod: &End, netns: BorrowedFd<'_>, bridge: u32, mt
     Request::new(doing, libc::RTM_NEWLINK, &veth.build()).flags(NLM_F_CREATE | NLM_F_EXCL)
 }
 
+/// Creates both ends of a veth pair in the current namespace, down.
+pub fn create_local_veth(one: &End, other: &End, mtu: u32) -> Request {
+    let peer = LinkUnspec::new_with_name(&other.name).address(other.mac.0.to_vec()).mtu(mtu);
+    let veth = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
+        .name(one.name.clone())
+        .address(one.mac.0.to_vec())
+        .mtu(mtu)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+    let doing = format!("create the veth pair {} and {}", one.name, other.name);
+    // Tolerated: another ADD was first.
+    Request::new(doing, libc::RTM_NEWLINK, &veth.build()).flags(NLM_F_CREATE | NLM_F_EXCL).tolerate(&[Errno::EEXIST])
+}
+
+/// Makes an interface a port of the bridge with index `bridge`, up.
+pub fn set_port(name: &str, bridge: u32) -> Request {
+    let message = LinkUnspec::new_with_name(name).controller(bridge).up().build();
+    Request::new(format!("make {name} a port of the bridge with index {bridge}"), libc::RTM_SETLINK, &message)
+}
+
+/// Sets an interface's hardware address.
+pub fn set_mac(name: &str, mac: Mac) -> Request {
+    let message = LinkUnspec::new_with_name(name).address(mac.0.to_vec()).build();
+    Request::new(format!("set the MAC address of {name} to {mac}"), libc::RTM_SETLINK, &message)
+}
+
 /// Sets an interface's alias: free text of at most 255 bytes, shown by `ip link`.
 pub fn set_alias(name: &str, alias: &str) -> Request {
     let message = LinkUnspec::new_with_name(name).alias(alias).build();
     Request::new(format!("set the alias of {name}"), libc::RTM_SETLINK, &message)
+}
+
+/// Sets an interface up, with an alias: free text of at most 255 bytes, shown by `ip link`.
+pub fn set_up_as(name: &str, alias: Option<&str>) -> Request {
+    let mut message = LinkUnspec::new_with_name(name).up();
+    if let Some(alias) = alias {
+        message = message.alias(alias);
+    }
+    Request::new(format!("set {name} up"), libc::RTM_SETLINK, &message.build())
 }
 
 /// How a bridge treats one of its ports.
@@ -209,6 +264,43 @@ pub fn set_up(name: &str) -> Request {
 pub fn set_down(name: &str) -> Request {
     let message = LinkUnspec::new_with_name(name).down().build();
     Request::new(format!("set {name} down"), libc::RTM_SETLINK, &message)
+}
+
+/// One attribute, padded.
+fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
+    let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
+    bytes
+}
+
+/// A setting of one address family: `IFLA_AF_SPEC`, which the message library can only read.
+fn of_family(name: &str, family: i32, setting: &[u8]) -> LinkMessage {
+    let family = attribute(u16::try_from(family).unwrap_or_default() | NESTED, setting);
+    let spec = LinkAttribute::Other(DefaultNla::new(libc::IFLA_AF_SPEC | NESTED, family));
+    LinkUnspec::new_with_name(name).append_extra_attribute(spec).build()
+}
+
+/// Has the interface announce its IPv4 addresses when it is set up or its hardware address changes (the sysctl
+/// `arp_notify`, `net/ipv4/devinet.c`).
+///
+/// By netlink and not in `/proc/sys`: there a look-up passes the entries of all network namespaces of the node.
+pub fn announce(name: &str) -> Request {
+    let conf = attribute(IFLA_INET_CONF | NESTED, &attribute(IPV4_DEVCONF_ARP_NOTIFY, &1u32.to_ne_bytes()));
+    let message = of_family(name, libc::AF_INET, &conf);
+    Request::new(format!("have {name} announce its addresses"), libc::RTM_SETLINK, &message)
+}
+
+/// Gives an interface that is down no link-local IPv6 address once it is up; a kernel without IPv6 gives none anyway.
+///
+/// A bridge's port has no use for one, and each is a route more that the kernel looks through for every new interface.
+pub fn without_link_local(name: &str) -> Request {
+    let message = of_family(name, libc::AF_INET6, &attribute(IFLA_INET6_ADDR_GEN_MODE, &[IN6_ADDR_GEN_MODE_NONE]));
+    Request::new(format!("keep {name} without a link-local address"), libc::RTM_SETLINK, &message).tolerate(&[
+        Errno::EAFNOSUPPORT,
+        Errno::EOPNOTSUPP,
+        Errno::EINVAL,
+    ])
 }
 
 /// Sets an interface promiscuous.

@@ -9,12 +9,20 @@ use std::str::FromStr;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mac(pub [u8; 6]);
 
+/// The first byte of a random address: locally administered, unicast.
+const RANDOM: u8 = 0x02;
+
 impl Mac {
     /// A random unicast address from the locally administered space (IEEE 802: second bit of the first byte).
     pub fn random() -> Mac {
         // The standard library seeds this from getrandom(2): enough for an address, without a dependency.
         let [a, b, c, d, e, ..] = RandomState::new().build_hasher().finish().to_ne_bytes();
-        Mac([0x02, a, b, c, d, e])
+        Mac([RANDOM, a, b, c, d, e])
+    }
+
+    /// Whether it can be one of [`Mac::random`].
+    pub fn is_random(self) -> bool {
+        self.0[0] == RANDOM
     }
 
     /// The address of a pod's interface, made of its IPv4 address.
@@ -84,7 +92,7 @@ mod tests {
 
     #[test]
     fn a_random_address_is_local_and_unicast() {
-        assert_eq!(Mac::random().0[0], 0x02);
+        assert!(Mac::random().is_random() && !Mac::of_ip(Ipv4Addr::LOCALHOST).is_random());
         assert_ne!(Mac::random(), Mac::random());
     }
 }

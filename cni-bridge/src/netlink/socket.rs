@@ -89,29 +89,40 @@ impl RouteSocket {
     /// # Errors
     /// The first refusal that is not tolerated.
     pub fn apply(&mut self, requests: Vec<Request>) -> Result<(), Error> {
-        let Some(last) = requests.last() else { return Ok(()) };
-        let doing_last = last.doing.clone();
-        let first = self.sequence + 1;
-        let mut buffer = Vec::new();
-        let mut expected = Vec::new();
-        for request in requests {
-            self.emit(&mut buffer, &request, NLM_F_ACK);
-            expected.push((request.doing, request.tolerate));
-        }
-        send(&self.socket, &buffer, &doing_last)?;
+        let (first, mut buffer) = (self.sequence + 1, Vec::new());
+        let Some((last, others)) = requests.split_last() else { return Ok(()) };
+        // Refusals come anyway, in order; that the last one is answered says that the others were worked on.
+        others.iter().for_each(|request| self.emit(&mut buffer, request, 0));
+        self.emit(&mut buffer, last, NLM_F_ACK);
+        send(&self.socket, &buffer, &last.doing)?;
         let mut failure = None;
-        let mut waiting = expected.len();
-        while waiting > 0 {
-            let datagram = receive(&self.socket, &doing_last)?;
+        loop {
+            let datagram = receive(&self.socket, &last.doing)?;
             for ack in messages(&datagram).filter_map(Ack::read).filter(|ack| ack.sequence >= first) {
-                waiting = waiting.saturating_sub(1);
-                let Some((doing, tolerate)) = expected.get_mut((ack.sequence - first) as usize) else { continue };
+                let Some(Request { doing, tolerate, .. }) = requests.get((ack.sequence - first) as usize) else {
+                    continue;
+                };
                 if let Some(errno) = ack.errno.filter(|errno| !tolerate.contains(errno)) {
-                    failure.get_or_insert(Error::Refused { doing: std::mem::take(doing), errno, note: ack.note });
+                    failure.get_or_insert(Error::Refused { doing: doing.clone(), errno, note: ack.note });
+                }
+                if ack.sequence == self.sequence {
+                    return failure.map_or(Ok(()), Err);
                 }
             }
         }
-        failure.map_or(Ok(()), Err)
+    }
+
+    /// Sends one request. False when its refusal was tolerated: it was as wanted already.
+    ///
+    /// # Errors
+    /// Any other refusal.
+    pub fn change(&mut self, request: Request) -> Result<bool, Error> {
+        let tolerate = request.tolerate;
+        match self.apply(vec![request.tolerate(&[])]) {
+            Ok(()) => Ok(true),
+            Err(error) if error.errno().is_some_and(|errno| tolerate.contains(&errno)) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Asks for one object; none when the kernel says there is no such device or entry.

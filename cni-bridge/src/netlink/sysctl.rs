@@ -1,7 +1,7 @@
 //! `/proc/sys/net`: always that of the calling thread's network namespace.
 
-use std::fs;
-use std::io::ErrorKind;
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
 
 use super::Error;
 
@@ -14,10 +14,35 @@ use super::Error;
 /// When the key cannot be written.
 pub fn ensure(key: &str, value: &str) -> Result<(), Error> {
     let path = format!("/proc/sys/net/{key}");
-    if fs::read_to_string(&path).is_ok_and(|now| now.trim() == value) {
+    if is(&path, value) {
         return Ok(());
     }
     fs::write(&path, value).map_err(|source| Error::io(format!("set {path} to {value}"), source))
+}
+
+/// Whether a key has that value. No value set here is longer than a few digits, so one read is enough.
+fn is(path: &str, value: &str) -> bool {
+    let mut now = [0; 64];
+    let length = File::open(path).and_then(|mut file| file.read(&mut now));
+    length.is_ok_and(|length| now.get(..length).is_some_and(|now| now.trim_ascii() == value.as_bytes()))
+}
+
+/// Sets a key that is likely to have another value, as those of a new interface are: without reading it first.
+///
+/// # Errors
+/// When the key cannot be written and has another value.
+pub fn set(key: &str, value: &str) -> Result<(), Error> {
+    let path = format!("/proc/sys/net/{key}");
+    let written = OpenOptions::new().write(true).open(&path).and_then(|mut file| file.write_all(value.as_bytes()));
+    written.or_else(|_| ensure(key, value))
+}
+
+/// As [`set`], but a key that does not exist is no error: the kernel lacks the feature (IPv6 switched off).
+///
+/// # Errors
+/// When the key exists, cannot be written and has another value.
+pub fn set_if_present(key: &str, value: &str) -> Result<(), Error> {
+    if_present(set(key, value))
 }
 
 /// As [`ensure`], but a key that does not exist is no error: the kernel lacks the feature (IPv6 switched off).
@@ -25,7 +50,11 @@ pub fn ensure(key: &str, value: &str) -> Result<(), Error> {
 /// # Errors
 /// When the key exists and cannot be written.
 pub fn ensure_if_present(key: &str, value: &str) -> Result<(), Error> {
-    match ensure(key, value) {
+    if_present(ensure(key, value))
+}
+
+fn if_present(outcome: Result<(), Error>) -> Result<(), Error> {
+    match outcome {
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }

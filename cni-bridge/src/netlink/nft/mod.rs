@@ -38,8 +38,8 @@ pub use chain::{Base, Family, Hook, Kind, Table, priority};
 pub use encoder::COMMENT_MAX;
 pub use expression::{Is, Verdict};
 pub use query::{FoundChain, FoundElement, FoundRule};
-pub use rule::{Key, Rule};
-pub use set::{Element, Held, Holds, Set, Type};
+pub use rule::{Key, Rule, interface};
+pub use set::{Element, Held, Holds, Set, Type, concatenate};
 
 /// What a socket sends at once without being asked to: the kernel's default is 208 KiB, with its own bookkeeping in it.
 const SEND_BUFFER: usize = 64 * 1024;

@@ -1,18 +1,18 @@
 //! ADD.
 
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 
-use ipnetwork::IpNetwork;
+use nix::errno::Errno;
+use nix::net::if_::if_nametoindex;
 
+use super::node::{Shared, carry};
 use super::plan::{Plan, Wiring};
 use super::undo::{Step, Undo};
-use super::{LOCK_DEADLINE, flatten, masquerade, open_pod};
-use crate::ipam::{self, AllocateError, Lease, Locked};
-use crate::netlink::link::{self, Link, PortFlags};
-use crate::netlink::{Netns, RouteSocket, address, neighbour, route, sysctl};
+use super::{flatten, open_pod, spoof};
+use crate::netlink::link::{self, PortFlags};
+use crate::netlink::{self, Netns, RouteSocket, address, neighbour, route, sysctl};
 use crate::plugin::Call;
-use crate::spec::{Environment, Error, Success, code};
+use crate::spec::{Environment, Error, IpConfig, Success, code};
 
 /// The two ends of the work: the node's namespace and the pod's, each with a socket in it.
 struct Ends {
@@ -23,11 +23,18 @@ struct Ends {
 }
 
 impl Ends {
+    /// Opens both. That the pod has the interface already is found out here, before anything is made.
     fn open(environment: &Environment) -> Result<Ends, Error> {
+        let ifname = &environment.ifname;
         let home = Netns::current()?;
         let pod = open_pod(environment, &home)?;
         let node = RouteSocket::open()?;
-        let inside = flatten(pod.inside(&home, RouteSocket::open))?;
+        let (inside, is_there) =
+            pod.inside(&home, || Ok::<_, netlink::Error>((RouteSocket::open()?, if_nametoindex(&**ifname).is_ok())))??;
+        if is_there {
+            let msg = format!("container veth name {ifname:?} already exists in {}", pod.path().display());
+            return Err(Error::new(code::INTERNAL, msg).with_details("the pod is attached already: DEL it first"));
+        }
         Ok(Ends { home, pod, node, inside })
     }
 }
@@ -37,187 +44,107 @@ impl Ends {
 /// # Errors
 /// What failed, with its code of the specification.
 pub fn add(call: &Call<'_>) -> Result<Success, Error> {
-    let environment = call.environment;
     let plan = Plan::new(call)?;
-    let mut ends = Ends::open(environment)?;
-    // Asked before anything is made: the commonest failure then has nothing to undo.
-    if link::by_name(&mut ends.inside, &plan.attachment.ifname)?.is_some() {
-        let (ifname, netns) = (&plan.attachment.ifname, ends.pod.path().display());
-        return Err(Error::new(code::INTERNAL, format!("container veth name {ifname:?} already exists in {netns}"))
-            .with_details("the pod is attached already: DEL it first"));
-    }
+    let mut ends = Ends::open(call.environment)?;
     let mut undo = Undo::default();
-    let attached = attach(&plan, &mut ends, &mut undo);
-    attached.map_err(|error| undo.unwind(error, &plan, &mut ends.node))
+    let attached = attach(call, &plan, &mut ends, &mut undo);
+    attached.map_err(|error| undo.unwind(error, call, &plan, &mut ends.node))
 }
 
-fn attach(plan: &Plan, ends: &mut Ends, undo: &mut Undo) -> Result<Success, Error> {
-    let leases = match &plan.ipam {
-        Some(ipam) => lease(plan, ipam, undo)?,
-        None => Vec::new(),
-    };
-    let wiring = Wiring::new(plan, leases);
-    let bridge = ensure_bridge(plan, &wiring, &mut ends.node)?;
-    forward(&wiring)?;
-    connect(plan, &wiring, &bridge, ends, undo)?;
+fn attach(call: &Call<'_>, plan: &Plan, ends: &mut Ends, undo: &mut Undo) -> Result<Success, Error> {
+    let given = plan.source.add(call, plan.settings.ip_masq)?;
+    undo.push(Step::Addresses);
+    let wiring = Wiring::new(plan, given);
+    let shared = Shared::ensure(plan, &wiring, &mut ends.node)?;
+    if plan.settings.check_mac {
+        // Before the pod can send: no frame passes unchecked.
+        undo.push(Step::SpoofCheck);
+        spoof::add(&plan.network, &plan.attachment, wiring.pod.mac)?;
+    }
+    connect(plan, &wiring, &shared, ends, undo)?;
     set_up_pod(plan, &wiring, ends)?;
-    Ok(wiring.success(plan, &bridge, ends.pod.path()))
-}
-
-/// Leases addresses and makes sure of the masquerading, both under the lock of the leases.
-fn lease(plan: &Plan, ipam: &ipam::Config, undo: &mut Undo) -> Result<Vec<Lease>, Error> {
-    let mut locked = plan.store.lock(LOCK_DEADLINE)?;
-    if let Some(ip) = locked.held_by(&plan.attachment)?.first() {
-        let id = &plan.attachment.container_id;
-        let msg = format!("{ip} has been allocated to {id}, duplicate allocation is not allowed");
-        return Err(
-            Error::new(code::INTERNAL, msg).with_details("an earlier ADD was not followed by a DEL: DEL it first")
-        );
-    }
-    let leases = ipam::allocate(&ipam.sets, &ipam.requested, &plan.attachment, &mut locked)
-        .map_err(|error| explain(error, &locked, plan))?;
-    undo.push(Step::Leases);
-    let ips: Vec<IpAddr> = leases.iter().map(|lease| lease.address.ip()).collect();
-    locked.note(&plan.attachment, &ips, None);
-    if plan.settings.ip_masq {
-        let subnets: Vec<IpNetwork> = leases.iter().map(|lease| lease.subnet).collect();
-        masquerade::ensure(&plan.network, &subnets)?;
-    }
-    Ok(leases)
-}
-
-/// Says of a full network how full it is, and what to do.
-fn explain(error: AllocateError<ipam::StoreError>, locked: &Locked, plan: &Plan) -> Error {
-    let AllocateError::Exhausted { ranges, .. } = &error else { return error.into() };
-    let capacity = ranges.capacity();
-    let leased = locked.leased().unwrap_or_default().into_iter().filter(|ip| ranges.range_of(*ip).is_some()).count();
-    let advice = format!(
-        "{leased} of {capacity} addresses of {:?} are leased; remove pods, widen the range, or remove the leases in {} of containers that are gone",
-        plan.network,
-        plan.store.directory().display()
-    );
-    Error::from(error).with_details(advice)
-}
-
-/// Makes the bridge, or finds it, with its gateway addresses. Any number of ADDs may do this at once.
-fn ensure_bridge(plan: &Plan, wiring: &Wiring, node: &mut RouteSocket) -> Result<Link, Error> {
-    let name = &plan.settings.bridge;
-    let bridge = match link::by_name(node, name)? {
-        Some(bridge) => bridge,
-        None => create_bridge(plan, wiring, node)?,
-    };
-    if bridge.kind != "bridge" {
-        return Err(Error::config(format!("bridge: {name:?} already exists but is not a bridge")));
-    }
-    let mut changes = Vec::new();
-    if !bridge.up {
-        // Before it is up: no pod may announce itself as the node's router. Here and not where the bridge is made,
-        // for an ADD may be killed in between.
-        sysctl::ensure_if_present(&format!("ipv6/conf/{name}/accept_ra"), "0")?;
-        changes.push(link::set_up(name));
-    }
-    if plan.settings.promiscuous && !bridge.promiscuous {
-        changes.push(link::set_promiscuous(name));
-    }
-    if !wiring.gateways.is_empty() {
-        let now = address::list(node, bridge.index)?;
-        for gateway in wiring.gateways.iter().filter(|gateway| !now.contains(gateway)) {
-            for obstacle in now.iter().filter(|address| conflicts(**address, *gateway, &wiring.gateways)) {
-                if !plan.settings.force_address {
-                    let msg = format!("{name:?} already has an IP address different from {gateway}: {obstacle}");
-                    return Err(Error::config(msg).with_details("remove it, or set forceAddress to have it replaced"));
-                }
-                changes.push(address::remove(bridge.index, *obstacle));
-            }
-            changes.push(address::add(bridge.index, *gateway, false));
-        }
-    }
-    node.apply(changes)?;
-    Ok(bridge)
-}
-
-fn create_bridge(plan: &Plan, wiring: &Wiring, node: &mut RouteSocket) -> Result<Link, Error> {
-    let name = &plan.settings.bridge;
-    let mut batch = vec![link::create_bridge(name, wiring.bridge_mac)];
-    batch.extend(plan.settings.mtu.map(|mtu| link::set_mtu(name, mtu)));
-    node.apply(batch)?;
-    let bridge = link::by_name(node, name)?;
-    bridge.ok_or_else(|| {
-        Error::new(code::INTERNAL, format!("the bridge {name} is gone again: something else removes it"))
-    })
-}
-
-/// Whether an address of the bridge is in the way of a gateway: a bridge has one IPv4 address, and IPv6 ones whose
-/// subnets do not overlap. Gateways of one configuration are never in each other's way, and the link-local address
-/// the kernel gives an interface is never in the way of one chosen.
-fn conflicts(address: IpNetwork, gateway: IpNetwork, gateways: &[IpNetwork]) -> bool {
-    if gateways.contains(&address) {
-        return false;
-    }
-    match (address, gateway) {
-        (IpNetwork::V4(_), IpNetwork::V4(_)) => true,
-        (IpNetwork::V6(v6), IpNetwork::V6(to)) => {
-            !v6.ip().is_unicast_link_local() && (v6.contains(to.ip()) || to.contains(v6.ip()))
-        }
-        _ => false,
-    }
-}
-
-/// Makes the node forward the families that have a gateway here.
-fn forward(wiring: &Wiring) -> Result<(), Error> {
-    for (v4, key) in [(true, "ipv4/ip_forward"), (false, "ipv6/conf/all/forwarding")] {
-        if wiring.gateways.iter().any(|gateway| gateway.is_ipv4() == v4) {
-            sysctl::ensure(key, "1")?;
-        }
-    }
-    Ok(())
+    Ok(wiring.success(plan, &shared.bridge, shared.gateway.as_ref(), ends.pod.path()))
 }
 
 /// Makes the veth pair, and forgets where the node last saw the pod's addresses.
-fn connect(plan: &Plan, wiring: &Wiring, bridge: &Link, ends: &mut Ends, undo: &mut Undo) -> Result<(), Error> {
-    let (settings, name) = (&plan.settings, &wiring.host.name);
+fn connect(plan: &Plan, wiring: &Wiring, shared: &Shared, ends: &mut Ends, undo: &mut Undo) -> Result<(), Error> {
+    let (settings, name, bridge) = (&plan.settings, &wiring.host.name, &shared.bridge);
     let create = link::create_veth(&wiring.host, &wiring.pod, ends.pod.file().as_fd(), bridge.index, settings.mtu);
     // On its own: what follows must be undone if it fails, but a pair that was there already must not be removed.
     ends.node.apply(vec![create])?;
     undo.push(Step::Veth);
-    let mut rest: Vec<_> = plan.alias.iter().map(|alias| link::set_alias(name, alias)).collect();
+    let mut rest = vec![link::without_link_local(name)];
     if settings.hairpin || settings.isolated {
         rest.push(link::set_port_flags(name, PortFlags { hairpin: settings.hairpin, isolated: settings.isolated }));
     }
-    rest.extend(wiring.addresses.iter().map(|address| neighbour::forget(bridge.index, address.ip())));
+    if settings.vlans.are_wanted() {
+        let index = if_nametoindex(&**name).map_err(|errno| lost(name, errno))?;
+        rest.extend(carry(&settings.vlans, bridge, index));
+    }
+    // Last, so that no frame passes before the port is as it should be.
+    rest.push(link::set_up_as(name, plan.alias.as_deref()));
+    let reached_by = shared.holder().index;
+    rest.extend(wiring.ips.iter().map(|ip| neighbour::forget(reached_by, ip.address.ip())));
     Ok(ends.node.apply(rest)?)
 }
 
 /// Gives the pod's end its addresses and routes.
 fn set_up_pod(plan: &Plan, wiring: &Wiring, ends: &mut Ends) -> Result<(), Error> {
-    let name = &wiring.pod.name;
-    flatten(ends.pod.inside(&ends.home, || tune(plan, wiring)))?;
-    let pod = link::by_name(&mut ends.inside, name)?;
-    let index = pod
-        .ok_or_else(|| Error::new(code::INTERNAL, format!("{name} is gone again from {}", ends.pod.path().display())))?
-        .index;
-    let add = |address: &IpNetwork| address::add(index, *address, plan.settings.detect_duplicates);
-    let (v4, v6): (Vec<_>, Vec<_>) = wiring.addresses.iter().partition(|address| address.is_ipv4());
-    // IPv4 first: setting the link up announces the addresses that are there (arp_notify).
-    let mut batch: Vec<_> = v4.into_iter().map(add).collect();
-    batch.push(link::set_up(name));
-    batch.extend(v6.into_iter().map(add));
-    batch.extend(wiring.kernel_routes.iter().map(|new| route::add(index, new)));
-    Ok(ends.inside.apply(batch)?)
+    if plan.settings.leave_down {
+        return Ok(());
+    }
+    let Ends { home, pod, inside, .. } = ends;
+    if wiring.ips.is_empty() {
+        return Ok(inside.apply(vec![link::set_up(&wiring.pod.name)])?);
+    }
+    Ok(flatten(pod.inside(home, || address_pod(plan, wiring, inside)))?)
 }
 
-/// The sysctls of the pod's interface; run inside the pod's namespace.
-fn tune(plan: &Plan, wiring: &Wiring) -> Result<(), crate::netlink::Error> {
+/// Inside the pod's namespace.
+fn address_pod(plan: &Plan, wiring: &Wiring, inside: &mut RouteSocket) -> Result<(), netlink::Error> {
     let name = &wiring.pod.name;
-    sysctl::ensure(&format!("ipv4/conf/{name}/arp_notify"), "1")?;
-    if !plan.settings.detect_duplicates {
-        // The link-local address would be tentative, and packets from it held back, for two seconds.
-        sysctl::ensure_if_present(&format!("ipv6/conf/{name}/accept_dad"), "0")?;
+    let index = if_nametoindex(&**name).map_err(|errno| lost(name, errno))?;
+    tune(plan, wiring)?;
+    let add = |ip: &&IpConfig| address::add(index, ip.address, plan.settings.detect_duplicates);
+    let (v4, v6): (Vec<_>, Vec<_>) = wiring.ips.iter().partition(|ip| ip.address.is_ipv4());
+    // IPv4 first: setting the link up announces the addresses that are there.
+    let mut batch: Vec<_> = v4.iter().map(add).collect();
+    batch.extend([link::announce(name), link::set_up(name)]);
+    if wiring.mac_is_of_ip {
+        // No neighbour can know a wrong MAC address, so the announcement is for changes to come only: now it would be
+        // flooded to every port while this ADD waits.
+        let last = batch.len() - 1;
+        batch.swap(last - 1, last);
     }
-    if wiring.addresses.iter().any(IpNetwork::is_ipv6) {
-        for (key, value) in [("disable_ipv6", "0"), ("keep_addr_on_down", "1"), ("ndisc_notify", "1")] {
-            sysctl::ensure(&format!("ipv6/conf/{name}/{key}"), value)?;
-        }
+    batch.extend(v6.iter().map(add));
+    batch.extend(wiring.kernel_routes.iter().map(|new| route::add(index, new)));
+    inside.apply(batch)
+}
+
+/// The sysctls about IPv6, where the pod has it; run inside the pod's namespace. Each costs a look-up that passes those
+/// of all other pods.
+fn tune(plan: &Plan, wiring: &Wiring) -> Result<(), netlink::Error> {
+    let name = &wiring.pod.name;
+    let of_interface = |key: &str| format!("ipv6/conf/{name}/{key}");
+    if !wiring.ips.iter().any(|ip| ip.address.is_ipv6()) {
+        return Ok(());
     }
-    Ok(())
+    sysctl::ensure("ipv6/conf/lo/disable_ipv6", "0")?;
+    sysctl::ensure(&of_interface("disable_ipv6"), "0")?;
+    for key in ["keep_addr_on_down", "ndisc_notify"] {
+        sysctl::set(&of_interface(key), "1")?;
+    }
+    if plan.settings.detect_duplicates {
+        return ["enhanced_dad", "accept_dad"].iter().try_for_each(|key| sysctl::set(&of_interface(key), "1"));
+    }
+    // The link-local address would be tentative, and packets from it held back, for two seconds.
+    sysctl::set(&of_interface("accept_dad"), "0")
+}
+
+fn lost(name: &str, errno: Errno) -> netlink::Error {
+    netlink::Error::Refused {
+        doing: format!("find the interface {name} that was just made"),
+        errno,
+        note: " (something else removes it)".into(),
+    }
 }

@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::plan::Plan;
-use super::{LOCK_DEADLINE, flatten, masquerade, open_pod};
+use super::{addresses, flatten, masquerade, open_pod, spoof};
 use crate::netlink::route::Family;
-use crate::netlink::{Link, Netns, RouteSocket, address, link, route};
+use crate::netlink::{Link, Mac, Netns, RouteSocket, address, link, route, vlan};
 use crate::plugin::Call;
 use crate::spec::{Error, Interface, IpConfig, Success, code};
 
@@ -37,17 +37,22 @@ pub fn check(call: &Call<'_>) -> Result<(), Error> {
         )));
     }
     let ips = addresses_of(&result, pod_interface);
-    let bridge = check_bridge(&plan, &result, &ips, &mut node)?;
+    let bridge = check_bridge(&plan, &result, &mut node)?;
+    check_gateway(&plan, &result, &bridge, &ips, &mut node)?;
     check_host_end(&plan, &result, &bridge, &mut node)?;
     let end = check_link(pod_interface, link::by_name(&mut inside, &pod_interface.name)?)?;
     if end.kind != "veth" {
         return Err(differs(format!("{} in {sandbox} is not a veth", end.name)));
     }
+    if !end.up && !plan.settings.leave_down {
+        return Err(is_down(&end));
+    }
     if let Some(ip) = missing(ips.iter().map(|ip| ip.address), &end, &mut inside)? {
         return Err(differs(format!("the interface {} has lost its address {ip}", end.name)));
     }
     check_routes(&plan, &result, &mut inside)?;
-    check_leases(&plan, &ips)
+    plan.source.check(call)?;
+    check_rules(&plan, &ips, end.mac)
 }
 
 /// The addresses of one interface of the result. Plugins after this one may have added interfaces with their own.
@@ -71,48 +76,104 @@ fn interface<'a>(result: &'a Success, name: &str, sandbox: impl Fn(&str) -> bool
     found.ok_or_else(|| differs(format!("prevResult has no interface {name:?}")))
 }
 
-/// The link is there, up, and has the MAC address of the result.
+fn is_down(link: &Link) -> Error {
+    differs(format!("the interface {} is down", link.name))
+}
+
+/// The link is there, and has the MAC address of the result.
 fn check_link(told: &Interface, link: Option<Link>) -> Result<Link, Error> {
     let link = link.ok_or_else(|| differs(format!("the interface {} is missing", told.name)))?;
     let mac = link.mac.map(|mac| mac.to_string()).unwrap_or_default();
     if !told.mac.is_empty() && !told.mac.eq_ignore_ascii_case(&mac) {
         return Err(differs(format!("the interface {} has the MAC address {mac}, not {}", told.name, told.mac)));
     }
-    if !link.up {
-        return Err(differs(format!("the interface {} is down", told.name)));
-    }
     Ok(link)
 }
 
-fn check_bridge(plan: &Plan, result: &Success, ips: &[&IpConfig], node: &mut RouteSocket) -> Result<Link, Error> {
+fn check_bridge(plan: &Plan, result: &Success, node: &mut RouteSocket) -> Result<Link, Error> {
     let name = &plan.settings.bridge;
     let bridge = check_link(interface(result, name, str::is_empty)?, link::by_name(node, name)?)?;
     if bridge.kind != "bridge" {
         return Err(differs(format!("the interface {name} is not a bridge")));
     }
+    if !bridge.up {
+        return Err(is_down(&bridge));
+    }
     if plan.settings.promiscuous && !bridge.promiscuous {
         return Err(differs(format!("the bridge {name} is not promiscuous")));
     }
-    if plan.settings.is_gateway {
-        let gateway = |ip: &&IpConfig| IpNetwork::new(ip.gateway?, ip.address.prefix()).ok();
-        if let Some(gateway) = missing(ips.iter().filter_map(gateway), &bridge, node)? {
-            return Err(differs(format!("the bridge {name} has lost its address {gateway}")));
-        }
+    if plan.settings.vlans.are_wanted() && bridge.filters_vlans != Some(true) {
+        return Err(differs(format!("the bridge {name} does not filter VLANs")));
     }
     Ok(bridge)
 }
 
+/// The gateway's addresses are on the bridge, or on the interface that is the gateway of the VLAN.
+fn check_gateway(
+    plan: &Plan,
+    result: &Success,
+    bridge: &Link,
+    ips: &[&IpConfig],
+    node: &mut RouteSocket,
+) -> Result<(), Error> {
+    if !plan.settings.is_gateway || ips.is_empty() {
+        return Ok(());
+    }
+    let of_vlan = match plan.settings.vlans.gateway_name(&bridge.name)? {
+        Some(name) => Some(check_link(interface(result, &name, str::is_empty)?, link::by_name(node, &name)?)?),
+        None => None,
+    };
+    let holder = of_vlan.as_ref().unwrap_or(bridge);
+    if !holder.up {
+        return Err(is_down(holder));
+    }
+    let gateway = |ip: &&IpConfig| IpNetwork::new(ip.gateway?, ip.address.prefix()).ok();
+    match missing(ips.iter().filter_map(gateway), holder, node)? {
+        Some(gateway) => Err(differs(format!("the {} {} has lost its address {gateway}", holder.kind, holder.name))),
+        None => Ok(()),
+    }
+}
+
 /// The node's end is a port of the bridge. An attachment the reference made has another name for it, so the
-/// result's is taken: the veth of the node that is not the bridge.
+/// result's is taken: the interface of the node that is neither the bridge nor the gateway of a VLAN.
 fn check_host_end(plan: &Plan, result: &Success, bridge: &Link, node: &mut RouteSocket) -> Result<(), Error> {
+    let gateway = plan.settings.vlans.gateway_name(&plan.settings.bridge)?;
+    let is_shared = |name: &String| *name == plan.settings.bridge || Some(name) == gateway.as_ref();
     let told = result
         .interfaces
         .iter()
-        .find(|told| told.sandbox.is_empty() && told.name != plan.settings.bridge)
+        .find(|told| told.sandbox.is_empty() && !is_shared(&told.name))
         .ok_or_else(|| differs("prevResult has no interface for the node's end"))?;
     let host = check_link(told, link::by_name(node, &told.name)?)?;
     if host.controller != Some(bridge.index) {
         return Err(differs(format!("the interface {} is not a port of the bridge {}", host.name, bridge.name)));
+    }
+    if !host.up {
+        return Err(is_down(&host));
+    }
+    let wanted = [
+        (plan.settings.hairpin, host.port.hairpin, "in hairpin mode"),
+        (plan.settings.isolated, host.port.isolated, "isolated"),
+    ];
+    if let Some((.., what)) = wanted.iter().find(|(wanted, is, _)| *wanted && !is) {
+        return Err(differs(format!("the port {} of the bridge {} is not {what}", host.name, bridge.name)));
+    }
+    check_vlans(plan, bridge, &host, node)
+}
+
+/// The port carries its VLANs.
+fn check_vlans(plan: &Plan, bridge: &Link, host: &Link, node: &mut RouteSocket) -> Result<(), Error> {
+    if !plan.settings.vlans.are_wanted() {
+        return Ok(());
+    }
+    let ports = vlan::list(node, bridge.index)?;
+    let carried: Vec<_> = ports.iter().filter(|(index, _)| *index == host.index).flat_map(|(_, all)| all).collect();
+    for wanted in plan.settings.vlans.memberships() {
+        let is_carried = |id: &u16| carried.iter().any(|now| now.ids.contains(id) && now.native == wanted.native);
+        if let Some(lost) = wanted.ids.clone().find(|id| !is_carried(id)) {
+            let how = if wanted.native { "without a tag" } else { "with its tag" };
+            return Err(differs(format!("the interface {} has lost its VLAN {lost} {how}", host.name)));
+        }
     }
     Ok(())
 }
@@ -141,27 +202,17 @@ fn check_routes(plan: &Plan, result: &Success, inside: &mut RouteSocket) -> Resu
     Ok(())
 }
 
-/// Every address is leased to the attachment, and masqueraded if it should be.
-fn check_leases(plan: &Plan, ips: &[&IpConfig]) -> Result<(), Error> {
-    let Some(ipam) = &plan.ipam else { return Ok(()) };
-    let ips: Vec<_> = ips.iter().map(|ip| ip.address.ip()).collect();
-    let held = match plan.store.lock_existing(LOCK_DEADLINE)? {
-        Some(mut locked) => locked.held_by(&plan.attachment)?,
-        None => Vec::new(),
-    };
-    let leasable = |ip| ipam.sets.iter().any(|set| set.range_of(ip).is_some());
-    if let Some(ip) = ips.iter().find(|ip| leasable(**ip) && !held.contains(ip)) {
-        return Err(differs(format!(
-            "{ip} is not leased to {} ({})",
-            plan.attachment.container_id,
-            plan.store.directory().display()
-        )));
-    }
-    let subnets: Vec<_> =
-        ips.iter().filter_map(|ip| Some(ipam.sets.iter().find_map(|set| set.range_of(*ip))?.subnet)).collect();
+/// What is in nf_tables: the masquerading of the network, the check of the pod's MAC address.
+fn check_rules(plan: &Plan, ips: &[&IpConfig], mac: Option<Mac>) -> Result<(), Error> {
+    let subnets = addresses::subnets(ips.iter().copied());
     if plan.settings.ip_masq && !masquerade::is_ensured(&plan.network, &subnets)? {
         let table = masquerade::table(&plan.network);
         return Err(differs(format!("the nftables table inet {table} is missing or lacks a subnet")));
+    }
+    let is_checked = |mac| spoof::is_there(&plan.network, &plan.attachment, mac);
+    if plan.settings.check_mac && !mac.map_or(Ok(false), is_checked)? {
+        let (table, port) = (spoof::table(&plan.network), &plan.host_name);
+        return Err(differs(format!("the nftables table bridge {table} does not check the MAC addresses of {port}")));
     }
     Ok(())
 }

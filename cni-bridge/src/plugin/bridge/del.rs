@@ -1,10 +1,10 @@
 //! DEL: repeatable, from the ids alone, and after a crash at any point of an ADD.
 
-use std::net::IpAddr;
+use nix::errno::Errno;
 
+use super::addresses::Source;
 use super::settings::bridge_name;
-use super::{LOCK_DEADLINE, flatten, host_name, is_ours, masquerade};
-use crate::ipam::{Store, config};
+use super::{flatten, host_name, is_ours, legacy, spoof};
 use crate::netlink::{self, Link, Netns, RouteSocket, link};
 use crate::plugin::Call;
 use crate::spec::{Attachment, Config, Environment, Error};
@@ -15,8 +15,14 @@ use crate::spec::{Attachment, Config, Environment, Error};
 /// All that failed, as one.
 pub fn del(call: &Call<'_>) -> Result<(), Error> {
     let (config, environment, attachment) = (call.config, call.environment, call.attachment());
-    // The link before the lease: an address is free only when nobody uses it any more.
-    let outcomes = [remove_veth(config, environment, &attachment), free(config, &attachment)];
+    // The link before the lease: an address is free only when nobody uses it any more. And before the check of its MAC
+    // address: nothing is sent unchecked.
+    let outcomes = [
+        remove_veth(config, environment, &attachment),
+        free(call),
+        remove_rules(spoof::remove(&config.name, &attachment), config.root().get("macspoofchk").flag()),
+        remove_rules(legacy::remove(&config.name, &attachment), Ok(false)),
+    ];
     Error::all(outcomes.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
 
@@ -61,33 +67,23 @@ fn find_foreign(
     Ok(host.filter(|host| leads_back(host) && host.controller == Some(bridge.index) && !is_ours(&host.alias)))
 }
 
-fn free(config: &Config, attachment: &Attachment) -> Result<(), Error> {
-    // An ADD with an IPAM that is not built in was refused, so there is nothing of it.
-    if !matches!(config::is_wanted(config), Ok(true)) {
-        return Ok(());
-    }
-    // Where the leases are noted in the result, they are found at once. Without it, or with a broken one, they are searched.
-    let told = config.prev_result().ok().flatten().unwrap_or_default();
-    let ips: Vec<_> = told.ips.iter().map(|ip| ip.address.ip()).collect();
-    let ip_masq = config.root().get("ipMasq").flag().unwrap_or_default();
-    release(&config::store(config)?, &config.name, attachment, &ips, ip_masq)
+/// Gives back what an IPAM gave, whatever has become of the configuration's other keys.
+fn free(call: &Call<'_>) -> Result<(), Error> {
+    let ip_masq = call.config.root().get("ipMasq").flag().unwrap_or_default();
+    Source::read(call.config)?.del(call, ip_masq)
 }
 
-/// Frees an attachment's leases, and with the last lease of the network removes its masquerading.
-pub(super) fn release(
-    store: &Store,
-    network: &str,
-    attachment: &Attachment,
-    _hints: &[IpAddr],
-    ip_masq: bool,
-) -> Result<(), Error> {
-    let Some(mut locked) = store.lock_existing(LOCK_DEADLINE)? else { return Ok(()) };
-    locked.release(attachment)?;
-    if locked.is_empty()? {
-        locked.forget_network();
-        // Whether ipMasq was set when the table was made, who knows; where it is not set now, a kernel without
-        // nf_tables is no failure.
-        masquerade::remove(network).or_else(|error| if ip_masq { Err(error) } else { Ok(()) })?;
+/// Refusals of a kernel without nf_tables, or without them for bridges.
+const NO_NF_TABLES: [Errno; 4] = [Errno::EINVAL, Errno::EPROTONOSUPPORT, Errno::EOPNOTSUPP, Errno::EAFNOSUPPORT];
+
+/// Where there can be no rules, and none were asked for, it is no failure that they cannot be removed.
+pub(super) fn remove_rules(outcome: Result<(), netlink::Error>, wanted: Result<bool, Error>) -> Result<(), Error> {
+    match outcome {
+        Err(error)
+            if !wanted.unwrap_or_default() && error.errno().is_some_and(|errno| NO_NF_TABLES.contains(&errno)) =>
+        {
+            Ok(())
+        }
+        outcome => Ok(outcome?),
     }
-    Ok(())
 }

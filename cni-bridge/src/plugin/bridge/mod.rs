@@ -5,27 +5,31 @@
 //! | [`settings`] | the keys of the type |
 //! | [`vlan`] | those of them about VLANs |
 //! | [`plan`] | what an ADD will do, computed before anything is done |
-//! | [`add`](mod@add) | doing it, with an undo step for each thing made |
+//! | [`addresses`] | the IPAM, run here or as another plugin |
+//! | [`add`](mod@add) | doing it, with an undo step for each thing made; `node` has what all pods share |
 //! | [`del`](mod@del) | undoing it from the id alone |
 //! | [`check`](mod@check) | comparing it with the kernel |
 //! | [`gc`](mod@gc) | GC and STATUS |
-//! | [`masquerade`] | the nftables table of a network |
+//! | [`masquerade`], [`spoof`] | the nftables tables of a network |
+//! | [`legacy`] | what the reference left of an attachment in nf_tables |
 //!
 //! What is shared by a node's pods stays when the last of them goes: the bridge, its gateway address and
 //! `ip_forward`. A bridge cannot be removed atomically with the check that it has no ports, and losing
 //! that race would cut off a pod.
 
 pub mod add;
+pub mod addresses;
 pub mod check;
 pub mod del;
 pub mod gc;
+pub mod legacy;
 pub mod masquerade;
+mod node;
 pub mod plan;
 pub mod settings;
+pub mod spoof;
 mod undo;
 pub mod vlan;
-
-use std::time::Duration;
 
 use super::Type;
 use super::pod::{flatten, open as open_pod};
@@ -41,9 +45,6 @@ pub static TYPE: Type = Type {
     gc: gc::gc,
     status: gc::status,
 };
-
-/// How long another plugin may hold a network's leases. One holds them for under a millisecond.
-const LOCK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The name of the node's end of an attachment's veth pair: found again from the ids alone, without the pod's
 /// namespace, a result, or any state. 44 bits of hash fill the name: among a thousand pods two are

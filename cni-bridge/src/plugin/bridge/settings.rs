@@ -2,6 +2,7 @@
 
 use std::ops::RangeInclusive;
 
+use super::vlan::Vlans;
 use crate::netlink::Mac;
 use crate::spec::env::check_interface_name;
 use crate::spec::{CniArgs, Config, Error};
@@ -27,14 +28,21 @@ pub struct Settings {
     pub promiscuous: bool,
     /// `portIsolation`: no frames to other isolated ports.
     pub isolated: bool,
+    /// `vlan`, `vlanTrunk`, `preserveDefaultVlan`.
+    pub vlans: Vlans,
+    /// `macspoofchk`: frames with another source than the pod's MAC address are dropped.
+    pub check_mac: bool,
+    /// `disableContainerInterface`: the pod's end stays down, for the pod to set up itself.
+    pub leave_down: bool,
     /// `enabledad`: IPv6 addresses are usable only after duplicate address detection.
     pub detect_duplicates: bool,
     /// The container interface's MAC address asked for: `CNI_ARGS`, over it `args.cni.mac`, over it `runtimeConfig.mac`.
     pub mac: Option<Mac>,
 }
 
-/// Keys of the reference that would change what a pod may reach. To ignore one would be worse than to refuse it.
-const NOT_SERVED: [&str; 3] = ["vlan", "macspoofchk", "disableContainerInterface"];
+/// `ipMasqBackend`: both names are known, and nf_tables is what is used. Rules made with `iptables` go there too on
+/// any system of today, and neither program is ever started.
+const MASQUERADE_BACKENDS: [&str; 2] = ["iptables", "nftables"];
 
 /// What the kernel allows for the MTU of a bridge: `ETH_MIN_MTU` and `ETH_MAX_MTU` in `include/uapi/linux/if_ether.h`.
 const MTU: RangeInclusive<u32> = 68..=65535;
@@ -82,22 +90,34 @@ impl Settings {
             hairpin: flag("hairpinMode")?,
             promiscuous: flag("promiscMode")?,
             isolated: flag("portIsolation")?,
+            vlans: Vlans::read(config)?,
+            check_mac: flag("macspoofchk")?,
+            leave_down: flag("disableContainerInterface")?,
             detect_duplicates: flag("enabledad")?,
             mac: mac.transpose()?,
         };
-        if settings.hairpin && settings.promiscuous {
+        settings.check(config)?;
+        Ok(settings)
+    }
+
+    /// What does not go together. The words are the reference's.
+    fn check(&self, config: &Config) -> Result<(), Error> {
+        let has_addresses = config.root().get("ipam").get("type").text()?.is_some();
+        if has_addresses && self.leave_down {
+            return Err(Error::config("cannot use IPAM when DisableContainerInterface flag is set"));
+        }
+        if self.hairpin && self.promiscuous {
             return Err(Error::config("cannot set hairpin mode and promiscuous mode at the same time"));
         }
-        for key in NOT_SERVED {
-            let node = root.get(key);
-            if node.value().is_some_and(|value| *value != false && *value != 0) {
-                return Err(Config::unsupported(&node));
+        if has_addresses && self.is_gateway {
+            self.vlans.gateway_name(&self.bridge)?;
+        }
+        match config.root().get("ipMasqBackend").text()? {
+            Some(other) if self.ip_masq && !MASQUERADE_BACKENDS.contains(&other) => {
+                Err(Error::config(format!("unknown ipmasq backend {other:?}")).with_details("use nftables, or nothing"))
             }
+            _ => Ok(()),
         }
-        if !root.get("vlanTrunk").items()?.is_empty() {
-            return Err(Config::unsupported(&root.get("vlanTrunk")));
-        }
-        Ok(settings)
     }
 }
 
@@ -147,16 +167,26 @@ mod tests {
         assert_eq!(read(r#"{"name": "n", "mtu": 68}"#).unwrap().mtu, Some(68));
     }
 
-    // Behaviour 53.
+    // Behaviours 53, 60.
     #[test]
-    fn what_cannot_be_served_is_refused_with_key_and_value() {
-        assert_eq!(
-            read(r#"{"name": "n", "hairpinMode": true, "promiscMode": true}"#).unwrap_err().code,
-            code::INVALID_CONFIG
-        );
-        let refused = read(r#"{"name": "n", "vlan": 100}"#).unwrap_err();
-        assert_eq!((refused.code, refused.msg.as_str()), (code::UNSUPPORTED_FIELD, "vlan: 100 is not supported"));
-        assert_eq!(read(r#"{"name": "n", "macspoofchk": true}"#).unwrap_err().code, code::UNSUPPORTED_FIELD);
-        assert_eq!(read(r#"{"name": "n", "vlanTrunk": [{"id": 5}]}"#).unwrap_err().code, code::UNSUPPORTED_FIELD);
+    fn what_does_not_go_together_is_refused_in_the_references_words() {
+        let refusal = |keys: &str| read(&format!(r#"{{"name": "n", {keys}}}"#)).unwrap_err();
+        let modes = refusal(r#""hairpinMode": true, "promiscMode": true"#);
+        assert_eq!(modes.msg, "cannot set hairpin mode and promiscuous mode at the same time");
+        let down = refusal(r#""disableContainerInterface": true, "ipam": {"type": "host-local"}"#);
+        assert_eq!(down.msg, "cannot use IPAM when DisableContainerInterface flag is set");
+        let name = refusal(r#""isGateway": true, "bridge": "a-long-bridge", "vlan": 100, "ipam": {"type": "x"}"#);
+        assert!(name.msg.contains("a-long-bridge.100"), "{name}");
+        assert!(read(r#"{"name": "n", "disableContainerInterface": true, "ipam": {}}"#).unwrap().leave_down);
+    }
+
+    // Behaviour 55.
+    #[test]
+    fn the_masquerades_backend_is_known_or_refused() {
+        for backend in ["iptables", "nftables"] {
+            assert!(read(&format!(r#"{{"name": "n", "ipMasq": true, "ipMasqBackend": "{backend}"}}"#)).is_ok());
+        }
+        let refused = read(r#"{"name": "n", "ipMasq": true, "ipMasqBackend": "ipchains"}"#).unwrap_err();
+        assert_eq!(refused.msg, r#"unknown ipmasq backend "ipchains""#);
     }
 }

@@ -1,15 +1,18 @@
 //! The undo stack of an ADD.
 
-use super::del::release;
 use super::plan::Plan;
+use super::spoof;
 use crate::netlink::{RouteSocket, link};
+use crate::plugin::Call;
 use crate::spec::Error;
 
 /// How one thing that was made is undone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Free the leases; with the last one, remove the masquerading.
-    Leases,
+    /// Give the addresses back; with the last ones, remove the masquerading.
+    Addresses,
+    /// Remove the check of MAC addresses.
+    SpoofCheck,
     /// Remove the veth pair.
     Veth,
 }
@@ -25,9 +28,10 @@ impl Undo {
     }
 
     /// Undoes everything, last thing first, going on after failures. Returns `cause`, with the failures as details.
-    pub fn unwind(self, cause: Error, plan: &Plan, node: &mut RouteSocket) -> Error {
+    pub fn unwind(self, cause: Error, call: &Call<'_>, plan: &Plan, node: &mut RouteSocket) -> Error {
         let undo = |step: &Step| match step {
-            Step::Leases => release(&plan.store, &plan.network, &plan.attachment, &[], plan.settings.ip_masq),
+            Step::Addresses => plan.source.del(call, plan.settings.ip_masq),
+            Step::SpoofCheck => spoof::remove(&plan.network, &plan.attachment).map_err(Error::from),
             Step::Veth => node.apply(vec![link::delete(&plan.host_name)]).map_err(Error::from),
         };
         let failures: Vec<_> = self.0.iter().rev().map(undo).filter_map(Result::err).collect();
