@@ -1,4 +1,4 @@
-//! A failed ADD leaves nothing, and after an ADD that was killed DEL leaves nothing.
+//! A failed ADD leaves nothing.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use cni_bridge::plugin::bridge::host_name;
 use cni_bridge::spec::Attachment;
-use common::{Node, PLUGIN, Pod, call, feed};
+use common::{Node, Pod, call};
 use serde_json::json;
 
 /// What a node and a pod hold, in words that must not change.
@@ -89,109 +89,4 @@ fn a_second_add_of_the_same_attachment_is_refused_and_the_first_stays() {
     );
     assert_eq!(node.leased(), ["10.1.2.2"]);
     assert!(pod.pings("10.1.2.1"));
-}
-
-/// How many system calls a whole run makes.
-fn system_calls(node: &Node, conf: &str, verb: &str, id: &str, pod: &Pod) -> usize {
-    let trace = node.dir.path().join("trace");
-    let mut command = traced(&["-o", trace.to_str().unwrap()], verb, id, pod);
-    let answer = feed(&mut command, conf.as_bytes());
-    assert!(answer.ok, "{answer:?}");
-    std::fs::read_to_string(trace).unwrap().lines().filter(|line| line.contains('(')).count()
-}
-
-fn traced(options: &[&str], verb: &str, id: &str, pod: &Pod) -> Command {
-    let mut command = Command::new("strace");
-    command.arg("-f").args(options).arg(PLUGIN);
-    command.env("CNI_COMMAND", verb).env("CNI_CONTAINERID", id).env("CNI_IFNAME", "eth0").env("CNI_NETNS", pod.path());
-    command
-}
-
-fn have_strace() -> bool {
-    let found = Command::new("strace").arg("-V").output().is_ok();
-    if !found {
-        testkit::skip("strace is not installed");
-    }
-    found
-}
-
-/// Kills `verb` at each of its system calls in turn; `then` must find everything in order after each.
-fn kill_at_each_call(
-    node: &Node,
-    verb: &str,
-    calls: usize,
-    conf: &str,
-    mut then: impl FnMut(usize, &str, &Pod),
-    prepare: impl Fn(&str, &Pod),
-) {
-    for number in 1..=calls {
-        let pod = Pod::new();
-        let id = format!("{}-{number}", verb.to_lowercase());
-        prepare(&id, &pod);
-        let inject = format!("inject=all:signal=SIGKILL:when={number}");
-        let silent = node.dir.path().join("silent");
-        feed(&mut traced(&["-o", silent.to_str().unwrap(), "-e", &inject], verb, &id, &pod), conf.as_bytes());
-        then(number, &id, &pod);
-    }
-}
-
-#[test]
-fn an_add_killed_at_any_system_call_is_cleaned_by_del() {
-    if !have_strace() {
-        return;
-    }
-    let node = Node::new();
-    let conf = node.dual(json!({"ipMasq": true, "hairpinMode": true}));
-    let warm = Pod::new();
-    let calls = system_calls(&node, &conf.to_string(), "ADD", "warm", &warm);
-    assert!(call("DEL", &conf, "warm", "").ok);
-    assert!(calls > 50, "{calls} system calls");
-    kill_at_each_call(
-        &node,
-        "ADD",
-        calls,
-        &conf.to_string(),
-        |number, id, pod| {
-            let done = call("DEL", &conf, id, &pod.path());
-            assert!(done.ok, "DEL after ADD was killed at call {number}: {done:?}");
-            assert_eq!(
-                (node.links(), node.leased(), node.ruleset()),
-                (vec!["br0".to_owned()], Vec::<String>::new(), String::new()),
-                "killed at call {number}"
-            );
-            assert!(!pod.ip(&["link"]).contains("eth0"), "killed at call {number}");
-        },
-        |_, _| (),
-    );
-    // And nothing of it stands in the way of the next pod.
-    let next = Pod::new();
-    node.add(&conf, "next", &next);
-    assert!(next.pings("10.1.2.1"));
-}
-
-#[test]
-fn a_del_killed_at_any_system_call_is_finished_by_the_next() {
-    if !have_strace() {
-        return;
-    }
-    let node = Node::new();
-    let conf = node.conf(json!({"ipMasq": true}));
-    let warm = Pod::new();
-    node.add(&conf, "warm", &warm);
-    let calls = system_calls(&node, &conf.to_string(), "DEL", "warm", &warm);
-    kill_at_each_call(
-        &node,
-        "DEL",
-        calls,
-        &conf.to_string(),
-        |number, id, _| {
-            assert!(call("DEL", &conf, id, "").ok);
-            assert_eq!(
-                (node.links(), node.leased(), node.ruleset()),
-                (vec!["br0".to_owned()], vec![], String::new()),
-                "killed at call {number}"
-            );
-        },
-        |id, pod| drop(node.add(&conf, id, pod)),
-    );
 }

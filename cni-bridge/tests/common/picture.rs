@@ -57,7 +57,7 @@ impl Picture {
         let sysctls = general
             .iter()
             .map(|key| (*key).to_owned())
-            .chain(names.iter().flat_map(|(name, _)| LINK_SYSCTLS.iter().map(move |key| key.replace("LINK", name))));
+            .chain(names.keys().flat_map(|name| LINK_SYSCTLS.iter().map(move |key| key.replace("LINK", name))));
         let sysctls = sysctls.filter_map(|key| {
             if key.starts_with("ipv6/conf/veth") && key.ends_with("accept_ra") {
                 return None;
