@@ -2,6 +2,7 @@
 #![allow(dead_code)] // each test file uses its part
 
 pub mod chain;
+pub mod leases;
 pub mod picture;
 pub mod world;
 
