@@ -3,6 +3,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 pub mod containerd;
+pub mod cri;
 pub mod pod;
 
 use std::fs;
@@ -70,6 +71,15 @@ pub fn shims_with_id(id: &str) -> Vec<u32> {
     processes(|arguments| {
         arguments.first().is_some_and(|name| name.ends_with("containerd-shim-pea-v2"))
             && arguments.windows(2).any(|pair| pair[0] == "-id" && pair[1] == id)
+    })
+}
+
+/// The shims whose containerd has its sockets in that directory.
+pub fn shims_below(directory: &Path) -> Vec<u32> {
+    let directory = directory.to_str().unwrap();
+    processes(|arguments| {
+        arguments.first().is_some_and(|name| name.contains("containerd-shim"))
+            && arguments.windows(2).any(|pair| pair[0] == "-address" && pair[1].starts_with(directory))
     })
 }
 

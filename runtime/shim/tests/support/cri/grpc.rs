@@ -1,0 +1,62 @@
+//! gRPC over HTTP/2: one request, one answer.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use h2::client::SendRequest;
+use http::{HeaderMap, Request};
+use tokio::net::UnixStream;
+
+use super::message::{Message, Reply};
+
+#[derive(Clone)]
+pub struct Grpc(SendRequest<Bytes>);
+
+/// What the server says of a failed call.
+#[derive(Debug)]
+pub struct Status {
+    pub code: String,
+    pub message: String,
+}
+
+impl Grpc {
+    pub async fn connect(socket: &Path) -> std::io::Result<Self> {
+        let stream = UnixStream::connect(socket).await?;
+        let (sender, connection) = h2::client::handshake(stream).await.map_err(std::io::Error::other)?;
+        tokio::spawn(connection);
+        Ok(Self(sender))
+    }
+
+    pub async fn call(&self, method: &str, message: &Message) -> Result<Reply, Status> {
+        self.exchange(method, message)
+            .await
+            .unwrap_or_else(|error| Err(Status { code: "transport".into(), message: error.to_string() }))
+    }
+
+    async fn exchange(&self, method: &str, message: &Message) -> Result<Result<Reply, Status>, h2::Error> {
+        let request = Request::post(format!("http://localhost/{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(())
+            .unwrap();
+        let (response, mut stream) = self.0.clone().ready().await?.send_request(request, false)?;
+        let length = (message.encoded().len() as u32).to_be_bytes();
+        stream.send_data([&[0], &length[..], message.encoded()].concat().into(), true)?;
+        let (head, mut body) = response.await?.into_parts();
+        let mut answer = Vec::new();
+        while let Some(chunk) = body.data().await {
+            let chunk = chunk?;
+            body.flow_control().release_capacity(chunk.len())?;
+            answer.extend(chunk);
+        }
+        let trailers = body.trailers().await?.unwrap_or(head.headers);
+        Ok(match field(&trailers, "grpc-status").as_str() {
+            "0" => Ok(Reply(answer.get(5..).unwrap_or_default().to_vec())),
+            code => Err(Status { code: code.to_owned(), message: field(&trailers, "grpc-message") }),
+        })
+    }
+}
+
+fn field(headers: &HeaderMap, name: &str) -> String {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).unwrap_or_default()
+}

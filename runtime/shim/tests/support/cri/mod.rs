@@ -1,0 +1,327 @@
+//! A node as kubelet sees it: a private containerd with its CRI plugin, `cni-bridge` for the network, pods.
+
+pub mod grpc;
+pub mod message;
+pub mod stream;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::DEADLINE;
+use grpc::{Grpc, Status};
+use message::{Message, Reply};
+
+/// The states of containers in CRI.
+pub const RUNNING: u64 = 1;
+pub const EXITED: u64 = 2;
+
+const IMAGE: &str = "localhost/busybox:latest";
+const PAUSE: &str = "localhost/pause:latest";
+
+pub struct Node {
+    pub dir: tempfile::TempDir,
+    pub cri: Grpc,
+    daemon: Child,
+}
+
+/// A pod that runs.
+pub struct Pod {
+    pub id: String,
+    pub config: Message,
+}
+
+impl Node {
+    /// Starts one. The calling thread enters a network namespace of its own.
+    pub async fn start() -> Self {
+        testkit::enter_node();
+        let dir = testkit::scratch();
+        for name in ["cni-bin", "cni-conf", "logs"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        for plugin in ["cni-bridge", "loopback", "portmap"] {
+            std::os::unix::fs::symlink(testkit::binary("cni-bridge"), dir.path().join("cni-bin").join(plugin)).unwrap();
+        }
+        let network = serde_json::json!({"cniVersion": "1.0.0", "name": "pods", "plugins": [{
+            "type": "cni-bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false,
+            "ipam": {"type": "host-local", "subnet": "10.88.0.0/24", "dataDir": dir.path().join("leases")}}]});
+        fs::write(dir.path().join("cni-conf/10-pods.conflist"), network.to_string()).unwrap();
+        fs::write(dir.path().join("config.toml"), configuration(dir.path())).unwrap();
+        let daemon = daemon(dir.path());
+        let cri = connect(dir.path()).await;
+        let node = Self { dir, cri, daemon };
+        for (name, command) in [(IMAGE, r#"["sh"]"#), (PAUSE, r#"["sleep","infinity"]"#)] {
+            node.import(name, command).await;
+        }
+        node
+    }
+
+    async fn import(&self, name: &str, command: &str) {
+        let archive = self.dir.path().join("image.tar");
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/busybox-image");
+        // Of this form of archive containerd takes the name as it is.
+        testkit::run(Command::new(script).arg("--docker").arg(&archive).args([name, command]));
+        testkit::run(self.ctr().args(["images", "import"]).arg(&archive));
+        // The plugin hears of it by an event.
+        let wanted = Message::new().message(1, Message::new().text(1, name));
+        self.until("the image is known", async || {
+            !self.image("ImageStatus", &wanted).await.unwrap().bytes(&[1]).is_empty()
+        })
+        .await;
+    }
+
+    pub fn ctr(&self) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("-a").arg(self.dir.path().join("c.sock")).args(["-n", "k8s.io"]);
+        command
+    }
+
+    pub async fn call(&self, method: &str, message: &Message) -> Result<Reply, Status> {
+        let call = format!("runtime.v1.RuntimeService/{method}");
+        tokio::time::timeout(2 * DEADLINE, self.cri.call(&call, message)).await.expect(method)
+    }
+
+    async fn image(&self, method: &str, message: &Message) -> Result<Reply, Status> {
+        self.cri.call(&format!("runtime.v1.ImageService/{method}"), message).await
+    }
+
+    /// A call that must succeed, about one thing.
+    pub async fn of(&self, method: &str, id: &str) -> Reply {
+        let done = self.call(method, &Message::new().text(1, id)).await;
+        done.unwrap_or_else(|status| panic!("{method} {id}: {status:?}"))
+    }
+
+    /// Waits until something holds.
+    pub async fn until(&self, what: &str, mut condition: impl AsyncFnMut() -> bool) {
+        let end = std::time::Instant::now() + DEADLINE;
+        while !condition().await {
+            assert!(std::time::Instant::now() < end, "still not so after {DEADLINE:?}: {what}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Kills the daemon and starts it again on the same state.
+    pub async fn restart(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        self.daemon = daemon(self.dir.path());
+        self.cri = connect(self.dir.path()).await;
+    }
+
+    /// Where a pod's containers have their cgroups, as kubelet would say.
+    pub fn cgroup(&self) -> String {
+        format!("/{}", self.dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.'))
+    }
+
+    /// Runs a pod. `linux` adds to its `LinuxPodSandboxConfig`.
+    pub async fn run_pod(&self, name: &str, linux: impl FnOnce(Message) -> Message) -> Result<Pod, Status> {
+        let metadata = Message::new().text(1, name).text(2, &format!("uid-{name}")).text(3, "default");
+        let logs = self.dir.path().join("logs").display().to_string();
+        let linux = linux(Message::new().text(1, &self.cgroup()));
+        let config = Message::new().message(1, metadata).text(2, name).text(3, &logs).message(8, linux);
+        let reply = self.call("RunPodSandbox", &Message::new().message(1, config.clone())).await?;
+        Ok(Pod { id: reply.text(&[1]), config })
+    }
+
+    /// A pod whose containers have pid namespaces of their own, as is Kubernetes' default.
+    pub async fn pod(&self, name: &str) -> Pod {
+        self.run_pod(name, |linux| linux.message(2, Message::new().message(1, own_processes())))
+            .await
+            .unwrap_or_else(|status| panic!("pod {name}: {status:?}"))
+    }
+
+    /// Creates a container. `more` adds to its `ContainerConfig`.
+    pub async fn create(
+        &self,
+        pod: &Pod,
+        name: &str,
+        command: &[&str],
+        more: impl FnOnce(Message) -> Message,
+    ) -> Result<String, Status> {
+        let config = Message::new()
+            .message(1, Message::new().text(1, name))
+            .message(2, Message::new().text(1, IMAGE))
+            .texts(3, command)
+            .text(11, &format!("{name}.log"));
+        let request = Message::new().text(1, &pod.id).message(2, more(config)).message(3, pod.config.clone());
+        Ok(self.call("CreateContainer", &request).await?.text(&[1]))
+    }
+
+    /// Creates and starts a container.
+    pub async fn container(&self, pod: &Pod, name: &str, command: &[&str]) -> String {
+        self.container_with(pod, name, command, |config| config).await
+    }
+
+    pub async fn container_with(
+        &self,
+        pod: &Pod,
+        name: &str,
+        command: &[&str],
+        more: impl FnOnce(Message) -> Message,
+    ) -> String {
+        // As with kubelet, its processes are in a pid namespace of its own.
+        let linux = Message::new().message(2, Message::new().message(3, own_processes()));
+        let created = self.create(pod, name, command, |config| more(config.message(15, linux))).await;
+        let id = created.unwrap_or_else(|status| panic!("container {name}: {status:?}"));
+        self.of("StartContainer", &id).await;
+        id
+    }
+
+    /// A container's state, exit code and reason.
+    pub async fn status(&self, id: &str) -> (u64, u64, String) {
+        let status = self.of("ContainerStatus", id).await;
+        (status.number(&[1, 3]), status.number(&[1, 7]), status.text(&[1, 10]))
+    }
+
+    pub async fn until_exited(&self, id: &str) -> (u64, String) {
+        self.until("the container has exited", async || self.status(id).await.0 == EXITED).await;
+        let (_, code, reason) = self.status(id).await;
+        (code, reason)
+    }
+
+    /// Runs a command as probes do: exit code, output, errors.
+    pub async fn exec(&self, id: &str, command: &[&str]) -> (u64, String, String) {
+        let request = Message::new().text(1, id).texts(2, command).number(3, 20);
+        let done = self.call("ExecSync", &request).await.unwrap_or_else(|status| panic!("{command:?}: {status:?}"));
+        (done.number(&[3]), done.text(&[1]), done.text(&[2]))
+    }
+
+    /// A container's log without times and streams.
+    pub fn log(&self, name: &str) -> String {
+        let text = fs::read_to_string(self.dir.path().join("logs").join(format!("{name}.log"))).unwrap_or_default();
+        let lines = text.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap_or_default().to_owned());
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    pub async fn remove(&self, pod: &Pod) {
+        self.of("StopPodSandbox", &pod.id).await;
+        self.of("RemovePodSandbox", &pod.id).await;
+    }
+
+    /// What is left of pods, one item a line; empty when all is clean.
+    pub fn remains(&self) -> Vec<String> {
+        let mut left: Vec<String> =
+            super::shims_below(self.dir.path()).iter().map(|pid| format!("shim {pid}")).collect();
+        left.extend(
+            super::mounts_below(&self.dir.path().join("state")).iter().filter(|mount| !is_daemons(mount)).cloned(),
+        );
+        left.extend(super::cgroups_named(self.cgroup().trim_start_matches('/')).iter().map(|path| format!("{path:?}")));
+        for directory in ["io.containerd.runtime.v2.task/k8s.io", "io.containerd.grpc.v1.cri/sandboxes", "netns"] {
+            let entries = fs::read_dir(self.dir.path().join("state").join(directory)).into_iter().flatten().flatten();
+            left.extend(entries.map(|entry| entry.path().display().to_string()));
+        }
+        let leases = fs::read_dir(self.dir.path().join("leases/pods")).into_iter().flatten().flatten();
+        left.extend(
+            leases.map(|lease| lease.file_name().into_string().unwrap()).filter(|name| name.starts_with("10.")),
+        );
+        left
+    }
+
+    pub async fn clean(&self) {
+        let end = std::time::Instant::now() + DEADLINE;
+        while !self.remains().is_empty() {
+            assert!(std::time::Instant::now() < end, "left behind: {:#?}", self.remains());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// The plugin's own: it keeps a mount of its directory of namespaces.
+fn is_daemons(mount: &str) -> bool {
+    mount.split(' ').nth(4).is_some_and(|place| place.ends_with("/netns"))
+}
+
+/// pid: CONTAINER, the others: POD.
+fn own_processes() -> Message {
+    Message::new().number(2, 1)
+}
+
+fn configuration(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        r#"version = 2
+root = "{dir}/root"
+state = "{dir}/state"
+[grpc]
+address = "{dir}/c.sock"
+[ttrpc]
+address = "{dir}/c.sock.ttrpc"
+[plugins."io.containerd.grpc.v1.cri"]
+sandbox_image = "{PAUSE}"
+restrict_oom_score_adj = true
+disable_apparmor = true
+netns_mounts_under_state_dir = true
+stream_server_address = "127.0.0.1"
+stream_server_port = "0"
+[plugins."io.containerd.grpc.v1.cri".cni]
+bin_dir = "{dir}/cni-bin"
+conf_dir = "{dir}/cni-conf"
+[plugins."io.containerd.grpc.v1.cri".containerd]
+default_runtime_name = "pea"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pea]
+runtime_type = "io.containerd.pea.v2"
+"#
+    )
+}
+
+fn daemon(dir: &Path) -> Child {
+    let log = fs::File::options().create(true).append(true).open(dir.join("containerd.log")).unwrap();
+    let path = format!("{}:{}", testkit::bin_dir().display(), std::env::var("PATH").unwrap());
+    Command::new("containerd")
+        .args(["--log-level", "debug", "-c"])
+        .arg(dir.join("config.toml"))
+        .env("PATH", path)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .spawn()
+        .expect("containerd (Debian package containerd)")
+}
+
+/// Connects as soon as the daemon serves CRI and has found its network.
+async fn connect(dir: &Path) -> Grpc {
+    let end = std::time::Instant::now() + DEADLINE;
+    loop {
+        if let Ok(cri) = Grpc::connect(&dir.join("c.sock")).await
+            && let Ok(status) = cri.call("runtime.v1.RuntimeService/Status", &Message::new()).await
+            && !String::from_utf8_lossy(&status.0).contains("NotReady")
+        {
+            return cri;
+        }
+        assert!(std::time::Instant::now() < end, "containerd does not serve CRI:\n{}", log_of(dir));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn log_of(dir: &Path) -> String {
+    let log = fs::read_to_string(dir.join("containerd.log")).unwrap_or_default();
+    let lines: Vec<&str> = log.lines().filter(|line| !line.contains("loading plugin")).collect();
+    lines[lines.len().saturating_sub(60)..].join("\n")
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("containerd's log:\n{}", log_of(self.dir.path()));
+        }
+        // What a failed test has left running.
+        let tasks = self.ctr().args(["task", "ls", "-q"]).output();
+        for id in tasks.iter().flat_map(|done| std::str::from_utf8(&done.stdout).unwrap_or_default().split_whitespace())
+        {
+            let _ = self.ctr().args(["task", "rm", "--force", id]).output();
+        }
+        let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
+        let _ = self.daemon.wait();
+        for mount in super::mounts_below(self.dir.path()).iter().rev() {
+            let place = PathBuf::from(mount.split(' ').nth(4).unwrap());
+            let _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);
+        }
+        for cgroup in super::cgroups_named(self.cgroup().trim_start_matches('/')) {
+            let _ = fs::remove_dir(cgroup);
+        }
+    }
+}

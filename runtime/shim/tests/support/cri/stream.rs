@@ -1,0 +1,78 @@
+//! The streams of exec, attach and port-forward: channels over a WebSocket (RFC 6455), as kubelet's clients have them.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// Kubernetes' protocol: the first byte of each message is the channel.
+const PROTOCOL: &str = "v4.channel.k8s.io";
+
+pub const STDIN: u8 = 0;
+pub const STDOUT: u8 = 1;
+pub const STDERR: u8 = 2;
+/// How it ended, as JSON.
+pub const STATUS: u8 = 3;
+/// The terminal's size, as JSON.
+pub const RESIZE: u8 = 4;
+
+pub struct Stream(TcpStream);
+
+impl Stream {
+    /// Opens what CRI's answer to Exec, Attach or PortForward points to.
+    pub async fn open(url: &str) -> Self {
+        let rest = url.strip_prefix("http://").unwrap();
+        let (host, path) = rest.split_once('/').unwrap();
+        let mut socket = TcpStream::connect(host).await.unwrap();
+        let head = format!(
+            "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nOrigin: http://{host}\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: {PROTOCOL}\r\n\r\n"
+        );
+        socket.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(socket.read_u8().await.expect("an answer to the upgrade"));
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 101"), "{url}: {answer}");
+        Self(socket)
+    }
+
+    /// Sends to a channel. (A client masks what it sends; a mask of zeroes leaves it as it is.)
+    pub async fn send(&mut self, channel: u8, bytes: &[u8]) {
+        let length = u8::try_from(bytes.len() + 1).ok().filter(|length| *length < 126).expect("a short message");
+        let frame = [&[0x82, 0x80 | length, 0, 0, 0, 0, channel], bytes].concat();
+        self.0.write_all(&frame).await.unwrap();
+    }
+
+    /// The next message: its channel and what it says; `None` at the end.
+    pub async fn next(&mut self) -> Option<(u8, Vec<u8>)> {
+        loop {
+            let kind = self.0.read_u8().await.ok()? & 0x0f;
+            let length = match self.0.read_u8().await.ok()? & 0x7f {
+                126 => u64::from(self.0.read_u16().await.ok()?),
+                127 => self.0.read_u64().await.ok()?,
+                short => u64::from(short),
+            };
+            let mut message = vec![0; usize::try_from(length).unwrap()];
+            self.0.read_exact(&mut message).await.ok()?;
+            match kind {
+                1 | 2 if !message.is_empty() => return Some((message[0], message.split_off(1))),
+                8 => return None,
+                _ => {}
+            }
+        }
+    }
+
+    /// Everything of one channel until the end, or until it holds `last`.
+    pub async fn read(&mut self, channel: u8, last: &str) -> String {
+        let mut seen = Vec::new();
+        while let Some((of, bytes)) = self.next().await {
+            if of == channel {
+                seen.extend(bytes);
+                if !last.is_empty() && String::from_utf8_lossy(&seen).contains(last) {
+                    break;
+                }
+            }
+        }
+        String::from_utf8_lossy(&seen).into_owned()
+    }
+}
