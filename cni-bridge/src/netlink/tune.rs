@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use netlink_packet_route::link::LinkAttribute;
-use rtnetlink::LinkUnspec;
+use netlink_packet_route::link::{InfoBridgePort, LinkAttribute};
+use rtnetlink::{LinkBridgePort, LinkUnspec};
 
 use super::{Mac, Request};
 
@@ -46,4 +46,11 @@ pub fn set(name: &str, property: Property) -> Request {
         Property::QueueLength(length) => link.append_extra_attribute(LinkAttribute::TxQueueLen(length)),
     };
     Request::new(format!("give {name} the {property}"), libc::RTM_SETLINK, &link.build())
+}
+
+/// Keeps a port of a bridge from exchanging frames with other isolated ones. Its other flags stay.
+pub fn isolate_port(name: &str) -> Request {
+    let port = LinkBridgePort::new(0).name(name).append_info_data(InfoBridgePort::Isolated(true));
+    // RTM_SETLINK ignores the port's data; RTM_NEWLINK without NLM_F_CREATE changes it.
+    Request::new(format!("isolate the bridge port {name}"), libc::RTM_NEWLINK, &port.build())
 }

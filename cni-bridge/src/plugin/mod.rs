@@ -14,6 +14,7 @@ pub mod bridge;
 pub mod call;
 pub mod chain;
 pub mod delegate;
+pub mod firewall;
 pub mod host_local;
 pub mod loopback;
 pub mod pod;
@@ -32,8 +33,15 @@ use crate::spec::{Config, Environment, Error, Verb, Version, code};
 pub use call::{Call, Type};
 
 /// The types in this binary. The first is what it is when nothing says otherwise.
-pub const TYPES: &[&Type] =
-    &[&bridge::TYPE, &loopback::TYPE, &tuning::TYPE, &bandwidth::TYPE, &host_local::TYPE, &static_ipam::TYPE];
+pub const TYPES: &[&Type] = &[
+    &bridge::TYPE,
+    &loopback::TYPE,
+    &tuning::TYPE,
+    &bandwidth::TYPE,
+    &firewall::TYPE,
+    &host_local::TYPE,
+    &static_ipam::TYPE,
+];
 
 /// The type of that name.
 pub fn of_name(name: &str) -> Option<&'static Type> {

@@ -7,11 +7,14 @@
 //!
 //! Each begins with one look-up by name: where the reference never ran, that is all there is.
 
+use std::net::IpAddr;
+
 use nix::errno::Errno;
 use sha2::{Digest, Sha512};
 
 use crate::netlink::Error;
-use crate::netlink::nft::{Batch, Family, NftSocket, Table};
+use crate::netlink::nft::rule::octets;
+use crate::netlink::nft::{Batch, Family, FoundRule, NftSocket, Table};
 
 /// The length of the reference's chain names (`maxChainLength` of its `pkg/utils`).
 const CHAIN_LENGTH: usize = 28;
@@ -88,6 +91,55 @@ pub fn remove_rules(
         }
         if socket.commit_unless(batch, &GONE)? {
             return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The chain of its firewall, in iptables' table `filter`.
+const FORWARD_CHAIN: &str = "CNI-FORWARD";
+
+fn filter_of(ip: IpAddr) -> Table<'static> {
+    Table::new(if ip.is_ipv4() { Family::Ip } else { Family::Ip6 }, "filter")
+}
+
+/// The rules of its firewall for an address.
+fn forward_rules(socket: &mut NftSocket, ip: IpAddr) -> Result<Vec<u64>, Error> {
+    if socket.chain(filter_of(ip), FORWARD_CHAIN)?.is_none() {
+        return Ok(Vec::new());
+    }
+    let rules = socket.rules(filter_of(ip), FORWARD_CHAIN)?;
+    let names_it = |rule: &&FoundRule| rule.leads_to.is_empty() && rule.compares.contains(&octets(ip));
+    Ok(rules.iter().filter(names_it).map(|rule| rule.handle).collect())
+}
+
+/// Whether its firewall has rules for all of these addresses.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn has_forward_rules(socket: &mut NftSocket, ips: &[IpAddr]) -> Result<bool, Error> {
+    for ip in ips {
+        if forward_rules(socket, *ip)?.is_empty() {
+            return Ok(false);
+        }
+    }
+    Ok(!ips.is_empty())
+}
+
+/// Removes the rules of its firewall for these addresses.
+///
+/// # Errors
+/// When the kernel refuses; that there are none is no error.
+pub fn remove_forward_rules(socket: &mut NftSocket, ips: &[IpAddr]) -> Result<(), Error> {
+    for ip in ips {
+        for _ in 0..ATTEMPTS {
+            let mut batch = Batch::new(format!("remove the rules for {ip} of the chain {FORWARD_CHAIN}"));
+            for handle in forward_rules(socket, *ip)? {
+                batch.delete_rule(filter_of(*ip), FORWARD_CHAIN, handle);
+            }
+            if socket.commit_unless(batch, &GONE)? {
+                break;
+            }
         }
     }
     Ok(())

@@ -35,6 +35,7 @@ const VERDICT_CHAIN: u16 = 2;
 const EXPRESSION_NAME: u16 = 1;
 const EXPRESSION_DATA: u16 = 2;
 const IMMEDIATE_DATA: u16 = 2;
+const COMPARE_DATA: u16 = 3;
 
 /// How often a list is read that others change meanwhile (`NLM_F_DUMP_INTR`).
 const ATTEMPTS: u32 = 20;
@@ -59,6 +60,8 @@ pub struct FoundRule {
     pub comment: String,
     /// The chains it leads to.
     pub leads_to: Vec<String>,
+    /// What it compares parts of a packet with: addresses, in bytes, among others.
+    pub compares: Vec<Vec<u8>>,
 }
 
 /// An element that is there.
@@ -257,6 +260,7 @@ fn read_rule(rule: &[u8]) -> FoundRule {
         handle: find(rule, RULE_HANDLE).map(long).unwrap_or_default(),
         comment: find(rule, RULE_USERDATA).map(read_comment).unwrap_or_default(),
         leads_to: attributes(expressions).filter_map(|(_, expression)| target(expression)).collect(),
+        compares: attributes(expressions).filter_map(|(_, expression)| compared(expression)).collect(),
     }
 }
 
@@ -264,6 +268,12 @@ fn read_rule(rule: &[u8]) -> FoundRule {
 fn target(expression: &[u8]) -> Option<String> {
     find(expression, EXPRESSION_NAME).map(text).filter(|name| name == "immediate")?;
     verdict_chain(find(find(expression, EXPRESSION_DATA)?, IMMEDIATE_DATA)?)
+}
+
+/// What a comparison compares with.
+fn compared(expression: &[u8]) -> Option<Vec<u8>> {
+    find(expression, EXPRESSION_NAME).map(text).filter(|name| name == "cmp")?;
+    find(find(find(expression, EXPRESSION_DATA)?, COMPARE_DATA)?, DATA_VALUE).map(<[u8]>::to_vec)
 }
 
 fn verdict_chain(data: &[u8]) -> Option<String> {

@@ -302,6 +302,24 @@ impl Rule {
         self.load(keys).with([Expression::In { set: set.into(), key: FIRST, inverted: false }])
     }
 
+    /// The source address is in the set; for tables of both IP families, of which `version` is one's.
+    #[must_use]
+    pub fn source_in(self, version: IpAddr, set: &str) -> Rule {
+        self.address_in(if version.is_ipv4() { (12, 4) } else { (8, 16) }, version, set)
+    }
+
+    /// The destination address is in the set, as [`Rule::source_in`].
+    #[must_use]
+    pub fn destination_in(self, version: IpAddr, set: &str) -> Rule {
+        self.address_in(if version.is_ipv4() { (16, 4) } else { (24, 16) }, version, set)
+    }
+
+    fn address_in(self, (offset, length): (u32, u32), version: IpAddr, set: &str) -> Rule {
+        let at = Source::Bytes { header: Header::Network, offset, length };
+        let found = Expression::In { set: set.into(), key: FIRST, inverted: false };
+        self.ip_version(version).with([Expression::Load(at, FIRST), found])
+    }
+
     /// The key is not in the set.
     #[must_use]
     pub fn is_not_in(self, keys: &[Key], set: &str) -> Rule {
