@@ -15,6 +15,7 @@ pub mod call;
 pub mod chain;
 pub mod delegate;
 pub mod firewall;
+pub mod flannel;
 pub mod host_local;
 pub mod loopback;
 pub mod pod;
@@ -35,6 +36,7 @@ pub use call::{Call, Type};
 /// The types in this binary. The first is what it is when nothing says otherwise.
 pub const TYPES: &[&Type] = &[
     &bridge::TYPE,
+    &flannel::TYPE,
     &loopback::TYPE,
     &tuning::TYPE,
     &bandwidth::TYPE,

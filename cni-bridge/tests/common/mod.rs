@@ -197,6 +197,16 @@ pub fn call(verb: &str, conf: &Value, id: &str, netns: &str) -> Answer {
     feed(&mut command(verb, id, netns), conf.to_string().as_bytes())
 }
 
+/// Writes a program of a few lines of shell.
+pub fn script(path: &std::path::Path, text: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    // Renamed into place: a program that is open for writing in a child of another test's cannot be executed.
+    let aside = path.with_extension("new");
+    std::fs::write(&aside, text).unwrap();
+    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o755)).unwrap();
+    std::fs::rename(aside, path).unwrap();
+}
+
 /// Runs a command with this on stdin.
 pub fn feed(command: &mut Command, stdin: &[u8]) -> Answer {
     let mut child = command

@@ -75,7 +75,8 @@ pub fn add(network: &str, attachment: &Attachment, mac: Mac) -> Result<(), Error
     let comment = format!("{mac} {} {}", attachment.container_id, attachment.ifname);
     let [of_port, sender] = elements(&port, mac, &comment);
     batch.add_elements(table, PORTS.name, Exists::Refused, &[of_port]);
-    batch.add_elements(table, SENDERS.name, Exists::Refused, &[sender]);
+    // A sender without its port may be left where a person has removed that.
+    batch.add_elements(table, SENDERS.name, Exists::Fine, &[sender]);
     socket.commit(batch)
 }
 
@@ -87,10 +88,8 @@ pub fn remove(network: &str, attachment: &Attachment) -> Result<(), Error> {
     let name = table(network);
     let table = Table::new(Family::Bridge, &name);
     let mut socket = NftSocket::open()?;
-    if remove_port(&mut socket, table, &host_name(network, attachment))? {
-        remove_table_if_unused(&mut socket, table)?;
-    }
-    Ok(())
+    remove_port(&mut socket, table, &host_name(network, attachment))?;
+    remove_table_if_unused(&mut socket, table)
 }
 
 /// Whether the attachment is checked against that MAC address.
@@ -122,17 +121,22 @@ pub fn remove_others(network: &str, keep: &[Attachment]) -> Result<(), Error> {
     remove_table_if_unused(&mut socket, table)
 }
 
-/// Removes a port's elements; says whether there were any.
-fn remove_port(socket: &mut NftSocket, table: Table<'_>, port: &str) -> Result<bool, Error> {
-    let Some(found) = socket.element(table, PORTS.name, &interface(port))? else { return Ok(false) };
+/// Removes a port's elements.
+fn remove_port(socket: &mut NftSocket, table: Table<'_>, port: &str) -> Result<(), Error> {
+    let Some(found) = socket.element(table, PORTS.name, &interface(port))? else { return Ok(()) };
     let mac = found.comment.split_whitespace().next().and_then(|mac| mac.parse().ok());
-    let mut batch = Batch::new(format!("remove the check of {port} from the nftables table {table}"));
-    batch.delete_elements(table, PORTS.name, &[Element::of(found.key)]);
-    if let Some(mac) = mac {
-        let [_, sender] = elements(port, mac, "");
-        batch.delete_elements(table, SENDERS.name, &[Element::of(sender.key)]);
+    let sender = mac.map(|mac| elements(port, mac, "")).map(|[_, sender]| Element::of(sender.key));
+    let of_port = Element::of(found.key);
+    // Together; where a person has removed the sender, the port alone.
+    for senders in [sender.as_slice(), &[]] {
+        let mut batch = Batch::new(format!("remove the check of {port} from the nftables table {table}"));
+        batch.delete_elements(table, SENDERS.name, senders);
+        batch.delete_elements(table, PORTS.name, std::slice::from_ref(&of_port));
+        if socket.commit_unless(batch, &[Errno::ENOENT])? {
+            break;
+        }
     }
-    socket.commit_unless(batch, &[Errno::ENOENT])
+    Ok(())
 }
 
 fn remove_table_if_unused(socket: &mut NftSocket, table: Table<'_>) -> Result<(), Error> {
