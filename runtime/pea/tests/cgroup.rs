@@ -6,9 +6,9 @@ mod common;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Output, Stdio};
+use std::process::{Command, Output, Stdio};
 
-use common::{Bundle, cgroups, stderr, wait};
+use common::{Bundle, cgroups, stderr, stdout, wait};
 use nix::fcntl::{OFlag, open, openat};
 use nix::sys::stat::{Mode, mkdirat};
 use serde_json::{Value, json};
@@ -368,6 +368,27 @@ fn a_value_the_kernel_refuses_leaves_no_container() {
     let refusal = "linux.resources.cpu.quota: write 1";
     assert!(text.contains(refusal) && text.contains("invalid argument") && text.lines().count() == 1, "{text}");
     bundle.assert_nothing_left();
+}
+
+/// As in a container that was given its cgroups to look at only.
+#[test]
+fn a_read_only_tree_is_named_and_can_be_done_without() {
+    let bundle = Bundle::new(&["echo", "ran"]);
+    let script = "for each in $(sed -n 's/.* \\([^ ]*cgroup[^ ]*\\) .* - cgroup2* .*/\\1/p' /proc/self/mountinfo); do \
+                  mount -o remount,bind,ro $each; done; exec \"$@\"";
+    let read_only = |command: &Command| {
+        let mut wrapped = Command::new("unshare");
+        wrapped.args(["--mount", "sh", "-c", script, "sh"]).arg(command.get_program()).args(command.get_args());
+        testkit::attempt(wrapped.current_dir(bundle.path()))
+    };
+    for command in [bundle.pea(&["run", &bundle.id]), common::on_v2(&bundle.pea(&["run", &bundle.id]))] {
+        let said = stderr(&read_only(&command));
+        assert!(said.contains("make cgroup /sys/fs/cgroup") && said.contains("read-only file system ("), "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        bundle.assert_nothing_left();
+    }
+    let done = read_only(&bundle.pea(&["--cgroup-manager", "disabled", "run", &bundle.id]));
+    assert_eq!(stdout(&done), "ran", "{done:?}");
 }
 
 #[test]

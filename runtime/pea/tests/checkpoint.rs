@@ -56,6 +56,17 @@ fn a_criu_that_fails_is_quoted() {
 }
 
 #[test]
+fn a_terminal_cannot_be_restored_and_that_is_said_before_anything_is_done() {
+    let mut bundle = Bundle::idle();
+    bundle.spec["process"]["terminal"] = serde_json::json!(true);
+    for words in [&["restore", "-d"][..], &["restore", "-d", "--console-socket", "sock"]] {
+        let done = testkit::attempt(bundle.pea(words).arg(&bundle.id));
+        assert!(stderr(&done).contains("a container with a terminal cannot be restored"), "{done:?}");
+        bundle.assert_nothing_left();
+    }
+}
+
+#[test]
 fn earlier_images_must_be_there_and_movable() {
     let bundle = Bundle::running();
     for (parent, phrase) in [("/tmp", "must be relative"), ("./no-such", "is no directory")] {

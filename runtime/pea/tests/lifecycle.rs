@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use common::{Bundle, cgroups, stderr, wait};
@@ -250,6 +251,41 @@ fn resources_are_limited_as_given() {
     } else {
         assert_eq!(read("pids", "pids.max").unwrap(), "30");
         assert_eq!(read("memory", "memory.limit_in_bytes").unwrap(), "67108864");
+    }
+}
+
+/// The command line saves itself the helper, unless a child it did not make, or a descriptor, could be mixed up with what
+/// it makes.
+#[test]
+fn a_container_is_created_by_the_command_itself_where_nothing_is_in_the_way() {
+    for (before, flags, in_place) in [
+        ("", &[][..], true),
+        ("sleep 1000 & echo $! >child;", &[], false),
+        ("exec 3>kept;", &["--preserve-fds", "1"], false),
+    ] {
+        let mut bundle = Bundle::new(&["sh", "-c", "readlink /proc/self/fd/3"]);
+        let hook = json!(["sh", "-c", "echo $PPID >hooked"]);
+        bundle.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": hook}]});
+        let pea = bundle.pea(&["create"]);
+        // Without `timeout`, which would be the parent.
+        let words: Vec<_> = pea.get_args().skip(3).collect();
+        let script = format!("echo $$ >command; {before} exec \"$@\" </dev/null >said 2>&1");
+        let mut shell = Command::new("sh");
+        shell.args(["-c", &script, "sh"]).args(words).args(flags).arg(&bundle.id).current_dir(bundle.path());
+        let file = |name| fs::read_to_string(bundle.path().join(name)).unwrap_or_default().trim().to_owned();
+        assert!(shell.status().unwrap().success(), "{}", file("said"));
+        assert_eq!(file("command") == file("hooked"), in_place, "{before}");
+        assert_eq!(bundle.status(), "created");
+        if let Ok(child) = file("child").parse::<u32>() {
+            assert!(Path::new(&format!("/proc/{child}")).exists(), "the caller's child is left alone");
+            testkit::run(Command::new("kill").arg(child.to_string()));
+        }
+        testkit::run(&mut bundle.pea(&["start", &bundle.id]));
+        bundle.wait_stopped();
+        let kept = if flags.is_empty() { String::new() } else { bundle.path().join("kept").display().to_string() };
+        assert_eq!(file("said"), kept);
+        testkit::run(&mut bundle.pea(&["delete", &bundle.id]));
+        bundle.assert_nothing_left();
     }
 }
 

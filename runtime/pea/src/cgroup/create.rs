@@ -62,7 +62,10 @@ fn cannot_make(dir: &Path, error: io::Error) -> Error {
     let refused = error.raw_os_error() == Some(libc::EROFS);
     let error = Error::io(format!("make cgroup {}", dir.display()), error);
     // A file system that is mounted read-only, as in a container, gives no permission either.
-    if refused { Error::new(ErrorKind::Permission, error.to_string()) } else { error }
+    match refused {
+        true => Error::new(ErrorKind::Permission, format!("{error} (--cgroup-manager=disabled makes none)")),
+        false => error,
+    }
 }
 
 /// Makes a directory; false when it was there.

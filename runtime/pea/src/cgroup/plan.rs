@@ -238,7 +238,9 @@ impl Plan {
     fn can_do_without(&self, hierarchy: &Hierarchy, error: &Error) -> bool {
         let dir = hierarchy.dir(&self.path);
         let controls = hierarchy.kind == Kind::Controllers || self.layout.is_unified_alone();
-        let asked = self.values.iter().any(|value| value.needs(&dir).is_some());
+        // Devices are limited for every container, but for those of somebody without privilege.
+        let devices = !self.rootless && (hierarchy.controls("devices") || self.layout.is_unified_alone());
+        let asked = devices || self.values.iter().any(|value| value.needs(&dir).is_some());
         error.kind() == ErrorKind::Permission && !asked && (self.anywhere || !controls)
     }
 }

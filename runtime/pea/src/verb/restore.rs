@@ -10,7 +10,7 @@ use oci_spec::runtime::Spec;
 
 use crate::cgroup;
 use crate::criu::{Criu, Descriptors, Externals, RestoreOptions, make_dir};
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::helper::{self, Kept};
 use crate::options::CgroupDriver;
 use crate::pending::Pending;
@@ -45,6 +45,13 @@ impl Request {
             .map_err(|error| Error::spec(format!("read {}: {}", path.display(), crate::error::reason(&error))))?;
         let spec = spec::parse(&text, &path)?;
         spec::check(&spec)?;
+        if spec.process().as_ref().and_then(|process| process.terminal()) == Some(true) && !self.options.criu.shell_job
+        {
+            // CRIU hands a new master over by its library only, not by its command line.
+            let text = "config.json: process.terminal: a container with a terminal cannot be restored (only one whose \
+                        terminal was its caller's: --shell-job)";
+            return Err(Error::new(ErrorKind::Unsupported, text));
+        }
         let cgroup = cgroup::Plan::new(&spec, self.container.id(), self.driver)?;
         cgroup.check()?;
         let record = Record {
