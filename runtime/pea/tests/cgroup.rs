@@ -114,6 +114,9 @@ fn an_update_changes_what_it_names_and_later_ones_build_on_it() {
     assert!(resources["devices"].is_array(), "{resources}");
     // And the container still takes an exec by the changed copy.
     assert_eq!(bundle.exec(&["echo", "here"]), "here");
+    // None at all would be too few for the init, so that is one.
+    update(&bundle, &["--pids-limit", "0"]);
+    assert_limit(&bundle, ("pids.max", "1"), ("pids.max", "1"));
 }
 
 #[test]

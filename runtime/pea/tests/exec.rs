@@ -343,6 +343,9 @@ fn a_process_that_waits_in_a_paused_container_dies_with_it() {
             words.insert(if word.starts_with('-') { 1 } else { words.len() }, word);
         }
         testkit::run(&mut bundle.pea(&words));
+        if signal[0] == "kill" {
+            bundle.wait_stopped();
+        }
         let done = pea.wait_with_output().unwrap();
         assert!(!done.status.success() && stdout(&done).is_empty(), "{done:?}");
         testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));

@@ -192,3 +192,20 @@ fn the_personality_is_the_one_asked_for() {
     let done = bundle.run();
     assert!(stderr(&done).contains("linux.personality.flags: \"SHINY\""), "{}", stderr(&done));
 }
+
+/// As the machine lists it (keyrings(7)): nobody but the container can have one of that name.
+#[test]
+fn the_container_has_a_session_keyring_of_its_own_unless_told_to_share_its_callers() {
+    let Ok(before) = std::fs::read_to_string("/proc/keys") else {
+        return testkit::skip("this kernel has no keyrings");
+    };
+    let bundle = Bundle::running();
+    let there = || std::fs::read_to_string("/proc/keys").unwrap().contains(&format!("_ses.{}: ", bundle.id));
+    assert!(!before.contains(&bundle.id) && there());
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    common::wait("the keyring to go with it", || !there());
+    let mut create = bundle.pea(&["create", "--no-new-keyring", &bundle.id]);
+    let null = || std::process::Stdio::null();
+    assert!(create.stdin(null()).stdout(null()).stderr(null()).status().unwrap().success());
+    assert!(!there());
+}

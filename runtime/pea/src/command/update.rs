@@ -130,7 +130,8 @@ impl Arguments {
                 "kernel": self.kernel_memory,
                 "kernelTCP": self.kernel_memory_tcp,
             },
-            "pids": {"limit": self.pids_limit},
+            // Of resources in a file zero may mean "not set"; who gives the flag wants as few as there can be.
+            "pids": {"limit": self.pids_limit.map(|limit| if limit == 0 { 1 } else { limit })},
         })
     }
 }

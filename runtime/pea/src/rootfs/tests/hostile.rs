@@ -50,11 +50,17 @@ fn nothing_is_mounted_over_a_process_by_way_of_a_link() {
         ("/vol", "/proc/mounts", "/vol"),
         ("/vol", "/proc", "/vol/self/attr"),
         ("/vol", "/proc/1", "/vol/attr"),
+        ("/vol", "/nowhere", "/proc/mounts"),
+        ("/vol", "/nowhere", "/proc/net/dev"),
     ];
     for (link, target, destination) in links {
         let mut bundle = Bundle::new();
         symlink(target, bundle.path("rootfs").join(&link[1..])).expect("a link");
-        let kind = if target.ends_with("current") || target.ends_with("mounts") || destination.ends_with("exec") {
+        let kind = if target.ends_with("current")
+            || target.ends_with("mounts")
+            || !destination.starts_with("/vol")
+            || destination.ends_with("exec")
+        {
             fs::write(bundle.path("trap"), "trap").expect("a file");
             json!({"destination": destination, "source": "trap", "options": ["bind"]})
         } else {
