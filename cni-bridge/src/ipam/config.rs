@@ -12,9 +12,6 @@ use crate::spec::json::Node;
 use crate::spec::result::read_routes;
 use crate::spec::{self, CniArgs, Error, Route, Version, code};
 
-/// The type whose configuration and files are served here.
-const BUILT_IN: &str = "host-local";
-
 /// What `ipam` asks for.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -28,21 +25,6 @@ pub struct Config {
     pub requested: Vec<IpAddr>,
 }
 
-/// Whether the network has addresses at all: `ipam.type` is there.
-///
-/// # Errors
-/// [`spec::code::INVALID_CONFIG`] for a type that is not built in.
-pub fn is_wanted(config: &spec::Config) -> Result<bool, Error> {
-    match config.root().get("ipam").get("type").text()? {
-        None => Ok(false),
-        Some(BUILT_IN) => Ok(true),
-        Some(other) => {
-            Err(Error::config(format!("ipam.type: {other:?} is not built in, and other plugins are not called"))
-                .with_details(format!("use {BUILT_IN:?}, or no ipam for a network without addresses")))
-        }
-    }
-}
-
 /// Where the leases are. Needs no valid ranges: what was leased must be freed whatever has become of them.
 ///
 /// # Errors
@@ -53,19 +35,11 @@ pub fn store(config: &spec::Config) -> Result<Store, Error> {
 }
 
 impl Config {
-    /// Reads `ipam`; none for a network without addresses.
-    ///
-    /// # Errors
-    /// With the path of what is wrong.
-    pub fn read(config: &spec::Config, args: &CniArgs) -> Result<Option<Config>, Error> {
-        if is_wanted(config)? { Config::of(config, args).map(Some) } else { Ok(None) }
-    }
-
     /// Reads `ipam`, whatever its type says: by whom we are called is known already.
     ///
     /// # Errors
     /// With the path of what is wrong.
-    pub fn of(config: &spec::Config, args: &CniArgs) -> Result<Config, Error> {
+    pub fn read(config: &spec::Config, args: &CniArgs) -> Result<Config, Error> {
         if !config.root().get("ipam").exists() {
             return Err(Error::config("IPAM config missing 'ipam' key"));
         }
@@ -133,11 +107,11 @@ fn read_range(node: &Node<'_>) -> Result<Range, Error> {
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> Result<Option<Config>, Error> {
+    fn read(text: &str) -> Result<Config, Error> {
         Config::read(&spec::Config::parse(text.as_bytes()).unwrap(), &CniArgs::default())
     }
 
-    fn ipam(ipam: &str) -> Result<Option<Config>, Error> {
+    fn ipam(ipam: &str) -> Result<Config, Error> {
         read(&format!(r#"{{"name": "n", "cniVersion": "1.0.0", "ipam": {ipam}}}"#))
     }
 
@@ -148,7 +122,7 @@ mod tests {
                 "ipam": {"type": "host-local", "subnet": "10.1.0.0/24", "ranges": [[{"subnet": "fd00::/64"}], [{"subnet": "10.2.0.0/24", "rangeStart": "10.2.0.9"}]],
                 "routes": [{"dst": "0.0.0.0/0"}, {"dst": "192.168.0.0/16", "gw": "10.1.0.254"}]}}"#,
         );
-        let config = config.unwrap().unwrap();
+        let config = config.unwrap();
         let sets: Vec<_> = config.sets.iter().map(ToString::to_string).collect();
         assert_eq!(
             sets,
@@ -163,16 +137,15 @@ mod tests {
             r#"{"name": "n", "args": {"cni": {"ips": ["10.1.0.9", "fd00::9"]}}, "runtimeConfig": {"ips": ["10.1.0.9/24"]},
                 "ipam": {"type": "host-local", "subnet": "10.1.0.0/24"}}"#,
         );
-        let asked: Vec<_> = config.unwrap().unwrap().requested.iter().map(ToString::to_string).collect();
+        let asked: Vec<_> = config.unwrap().requested.iter().map(ToString::to_string).collect();
         assert_eq!(asked, ["10.1.0.9", "fd00::9"]);
     }
 
     #[test]
-    fn no_ipam_is_no_addresses_and_a_foreign_one_is_refused_by_name() {
-        assert!(ipam("{}").unwrap().is_none());
-        let refused = ipam(r#"{"type": "dhcp"}"#).unwrap_err();
-        assert_eq!(refused.code, code::INVALID_CONFIG);
-        assert!(refused.msg.contains("dhcp"), "{refused}");
+    fn an_ipam_without_a_subnet_is_refused_by_name() {
+        assert_eq!(read(r#"{"name": "n"}"#).unwrap_err().msg, "IPAM config missing 'ipam' key");
+        let refused = ipam(r#"{"ranges": [[{"rangeStart": "10.0.0.1"}]]}"#).unwrap_err();
+        assert_eq!((refused.code, refused.msg.as_str()), (code::INVALID_CONFIG, "ipam.ranges[0][0].subnet is missing"));
     }
 
     // Behaviours 34, 90.

@@ -9,12 +9,13 @@ use crate::spec::{Dns, Error, code};
 /// # Errors
 /// [`code::IO`] when it cannot be read.
 pub fn read(path: &Path) -> Result<Dns, Error> {
-    let text = std::fs::read_to_string(path)
+    let text = crate::small_file::read(path)
         .map_err(|error| Error::new(code::IO, format!("cannot read resolvConf {}: {error}", path.display())))?;
     Ok(parse(&text))
 }
 
-fn parse(text: &str) -> Dns {
+/// Reads the text of the file.
+pub fn parse(text: &str) -> Dns {
     let mut dns = Dns::default();
     for line in text.lines().map(str::trim).filter(|line| !line.starts_with(['#', ';'])) {
         let mut words = line.split_whitespace();
@@ -22,7 +23,7 @@ fn parse(text: &str) -> Dns {
         let mut values = words.map(str::to_owned);
         match key {
             "nameserver" => dns.nameservers.extend(values.next()),
-            "domain" => dns.domain = values.next().unwrap_or_default(),
+            "domain" => dns.domain = values.next().unwrap_or(dns.domain),
             "search" => dns.search.extend(values),
             "options" => dns.options.extend(values),
             _ => {}

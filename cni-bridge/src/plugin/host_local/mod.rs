@@ -41,7 +41,7 @@ fn gc(call: &Call<'_>) -> Result<(), Error> {
 /// [`code::NO_ADDRESS`] when every address is leased, [`code::TRY_AGAIN_LATER`] when the lock is not to be had,
 /// [`code::INVALID_CONFIG`] for wrong ranges and for addresses asked for that are not to be had.
 pub fn add_locked(call: &Call<'_>, leased: &mut dyn FnMut(&Success) -> Result<(), Error>) -> Result<Success, Error> {
-    let config = Config::of(call.config, &call.environment.args)?;
+    let config = Config::read(call.config, &call.environment.args)?;
     let dns = config.resolv_conf.as_deref().map(resolv_conf::read).transpose()?.unwrap_or_default();
     let owner = call.attachment();
     let mut locked = ipam::config::store(call.config)?.lock(LOCK_DEADLINE)?;
@@ -139,7 +139,7 @@ fn existing(call: &Call<'_>) -> Result<Option<Locked>, Error> {
 
 /// The attachment has the addresses `prevResult` says; without one, at least one.
 fn check(call: &Call<'_>) -> Result<(), Error> {
-    let config = Config::of(call.config, &call.environment.args)?;
+    let config = Config::read(call.config, &call.environment.args)?;
     let held = existing(call)?.map(|mut locked| locked.held_by(&call.attachment())).transpose()?.unwrap_or_default();
     let id = &call.environment.container_id;
     if held.is_empty() {
@@ -175,7 +175,7 @@ pub fn gc_locked(
 
 /// Whether an ADD could lease an address of each set.
 fn status(call: &Call<'_>) -> Result<(), Error> {
-    let config = Config::of(call.config, &CniArgs::default())?;
+    let config = Config::read(call.config, &CniArgs::default())?;
     if let Some(path) = &config.resolv_conf {
         resolv_conf::read(path).map_err(unavailable)?;
     }
