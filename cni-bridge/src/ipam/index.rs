@@ -78,7 +78,7 @@ impl Namespace {
 
 /// What the index says of an attachment.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Entry {
+pub(crate) struct Entry {
     /// Its addresses, sorted.
     pub ips: Vec<IpAddr>,
     /// Whence it was made; none for a lease of another plugin.
@@ -87,7 +87,7 @@ pub(super) struct Entry {
     pub written: SystemTime,
 }
 
-fn parse(text: &str, written: SystemTime) -> Entry {
+pub(crate) fn parse(text: &str, written: SystemTime) -> Entry {
     let mut ips: Vec<IpAddr> = text.lines().filter_map(|line| line.parse().ok()).collect();
     ips.sort_unstable();
     ips.dedup();
@@ -97,7 +97,7 @@ fn parse(text: &str, written: SystemTime) -> Entry {
     Entry { ips, origin, written }
 }
 
-fn compose(ips: &[IpAddr], origin: Option<&Origin>) -> String {
+pub(crate) fn compose(ips: &[IpAddr], origin: Option<&Origin>) -> String {
     let mut text: String = ips.iter().map(|ip| format!("{ip}\n")).collect();
     if let Some(origin) = origin {
         text.push_str(&format!("boot {}\n", origin.boot));

@@ -161,7 +161,7 @@ impl Drop for Locked {
 const LONGEST: u64 = 1 << 18;
 
 /// Whose lease a text is. Old leases have the id alone, and so no interface's name.
-fn holder(text: &str) -> Attachment {
+pub(crate) fn holder(text: &str) -> Attachment {
     let mut lines = text.trim().lines().map(|line| line.trim().to_owned());
     Attachment { container_id: lines.next().unwrap_or_default(), ifname: lines.next().unwrap_or_default() }
 }

@@ -2,16 +2,14 @@
 //! it, soon and without much memory. The fuzz targets (`fuzz/`) do the same for longer.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-mod mutation;
-
 use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use mutation::{Random, change, spoil};
 use serde_json::{Value, json};
+use testkit::mutation::{Random, change, spoil};
 
 /// No text may take longer: much more than any needs, even on a busy machine.
 const LONGEST: Duration = Duration::from_secs(2);

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
-mod mutation;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,9 +12,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use common::{Bundle, stderr};
-use mutation::Random;
 use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
+use testkit::mutation::Random;
 
 /// What a container could leave behind of this machine.
 #[derive(Debug, Eq, PartialEq)]

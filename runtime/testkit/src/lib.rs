@@ -7,6 +7,7 @@
 #![allow(clippy::expect_used, clippy::panic)] // a test's helper fails by failing the test
 
 pub mod measure;
+pub mod mutation;
 
 use std::fs;
 use std::io::Write;

@@ -1,10 +1,8 @@
 //! `config.json`: read, checked, and every plan made for it, on this machine and on made-up layouts of cgroups.
 #![no_main]
 
-#[path = "../../tests/mutation/mod.rs"]
-mod mutation;
-
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use testkit::mutation;
 
 fuzz_target!(|data: &[u8]| {
     let _ = pea::dry::config(data, std::path::Path::new("/"));

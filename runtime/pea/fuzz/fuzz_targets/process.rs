@@ -1,10 +1,8 @@
 //! `process.json` of `exec --process`: read, checked, planned.
 #![no_main]
 
-#[path = "../../tests/mutation/mod.rs"]
-mod mutation;
-
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use testkit::mutation;
 
 fuzz_target!(|data: &[u8]| {
     let _ = pea::dry::process(data);

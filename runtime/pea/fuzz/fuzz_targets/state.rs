@@ -1,10 +1,8 @@
 //! `state.json` in the state root: read, and written again.
 #![no_main]
 
-#[path = "../../tests/mutation/mod.rs"]
-mod mutation;
-
 use libfuzzer_sys::{fuzz_mutator, fuzz_target};
+use testkit::mutation;
 
 fuzz_target!(|data: &[u8]| {
     if let Err(error) = pea::dry::state(data) {
