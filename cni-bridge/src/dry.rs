@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::time::SystemTime;
 
 use crate::ipam::{self, index, resolv_conf, store};
-use crate::plugin::{Call, bandwidth, bridge, static_ipam, tuning};
+use crate::plugin::{Call, bandwidth, bridge, firewall, static_ipam, tuning};
 use crate::spec::{Attachment, Config, Environment, Error, NetConfList, Success, Verb, Version, conflist};
 
 /// Stdin, as every type reads it and plans by it.
@@ -27,6 +27,7 @@ pub fn stdin(text: &[u8]) -> Result<(), Error> {
         plan_bridge(&call),
         tuning::settings::Settings::read(&call).map(|settings| drop(settings.properties())),
         bandwidth::settings::Limits::read(&config).map(drop),
+        firewall::settings::Settings::read(&config).map(drop),
         previous.map(drop),
     ];
     outcomes.into_iter().collect()

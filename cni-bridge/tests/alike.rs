@@ -182,7 +182,9 @@ fn differences(case: &Case) -> Vec<String> {
         if !ours.has_ipv6() {
             // Ours leaves IPv6 alone in a pod that has none: each look at it in `/proc/sys` takes the longer the more
             // pods there are.
-            [&mut ours, &mut theirs].map(|seen| seen.attached[1].forget_sysctl("accept_dad"));
+            for seen in [&mut ours, &mut theirs] {
+                seen.attached[1].forget_sysctl("accept_dad");
+            }
         }
         if ours.result != theirs.result {
             say("result", vec![format!("{} and {}", ours.result, theirs.result)]);
