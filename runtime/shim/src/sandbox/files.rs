@@ -18,9 +18,12 @@ use crate::record;
 /// How large `/dev/shm` is, as container engines have it.
 const SHM: &str = "mode=1777,size=65536k";
 
+/// Where it is in a container.
+const SHM_PLACE: &str = "/dev/shm";
+
 /// What is where: the name in the sandbox's bundle, the place in a container.
 const FILES: &[(&str, &str)] =
-    &[("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("shm", "/dev/shm")];
+    &[("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("shm", SHM_PLACE)];
 
 /// Makes them.
 pub fn make(bundle: &Path, files: &PodFiles) -> Result<(), Error> {
@@ -92,17 +95,18 @@ fn add(config: &mut Value, sandbox: &Path, files: &PodFiles) -> usize {
     let read_only = config.pointer("/root/readonly").and_then(Value::as_bool).unwrap_or(false);
     let Some(config) = config.as_object_mut() else { return 0 };
     let Some(mounts) = config.entry("mounts").or_insert_with(|| json!([])).as_array_mut() else { return 0 };
+    // Every specification begins with a tmpfs there, which containerd replaces when it knows of the pod's.
+    mounts.retain(|mount| mount["destination"] != SHM_PLACE || mount["type"] != "tmpfs");
     let before = mounts.len();
     for (name, place) in FILES {
         if mounts.iter().any(|mount| mount["destination"] == *place) {
             continue;
         }
-        let is_shm = *name == "shm";
+        let is_shm = *place == SHM_PLACE;
         let source = if is_shm && !files.private_shm { PathBuf::from(place) } else { sandbox.join(name) };
         let access = if read_only && !is_shm { "ro" } else { "rw" };
-        mounts.push(
-            json!({"destination": place, "type": "bind", "source": source, "options": ["rbind", "rprivate", access]}),
-        );
+        let options = ["rbind", "rprivate", access];
+        mounts.push(json!({"destination": place, "type": "bind", "source": source, "options": options}));
     }
     mounts.len() - before
 }
@@ -119,6 +123,14 @@ mod tests {
             options: vec!["ndots:5".into()],
         };
         assert_eq!(resolv_conf(&dns), "search a b\nnameserver 10.0.0.1\noptions ndots:5\n");
+    }
+
+    #[test]
+    fn the_memory_that_every_container_begins_with_gives_way_to_the_pods() {
+        let mut config = json!({"mounts": [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}]});
+        assert_eq!(add(&mut config, Path::new("/s"), &PodFiles::default()), 4);
+        let sources: Vec<_> = config["mounts"].as_array().unwrap().iter().map(|mount| &mount["source"]).collect();
+        assert_eq!(sources, ["/s/hostname", "/s/hosts", "/s/resolv.conf", "/dev/shm"]);
     }
 
     #[test]

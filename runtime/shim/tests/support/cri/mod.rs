@@ -38,6 +38,23 @@ pub struct Pod {
 impl Node {
     /// Starts one. The calling thread enters a network namespace of its own.
     pub async fn start() -> Self {
+        Self::with(&sandboxer()).await
+    }
+
+    /// Starts one whose pods need no pause container; `None` where containerd is too old for that.
+    pub async fn pauseless() -> Option<Self> {
+        let version = testkit::output(Command::new("containerd").arg("--version"));
+        let major = |word: &str| word.trim_start_matches('v').split('.').next()?.parse::<u32>().ok();
+        if version.split_whitespace().find_map(major).is_none_or(|major| major < 2) {
+            testkit::skip(&format!(
+                "pods without a pause container need containerd 2.1 (scripts/test --sid); this is {version}"
+            ));
+            return None;
+        }
+        Some(Self::with("shim").await)
+    }
+
+    async fn with(sandboxer: &str) -> Self {
         testkit::enter_node();
         let dir = testkit::scratch();
         for name in ["cni-bin", "cni-conf", "logs"] {
@@ -50,7 +67,7 @@ impl Node {
             "type": "cni-bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false,
             "ipam": {"type": "host-local", "subnet": "10.88.0.0/24", "dataDir": dir.path().join("leases")}}]});
         fs::write(dir.path().join("cni-conf/10-pods.conflist"), network.to_string()).unwrap();
-        fs::write(dir.path().join("config.toml"), configuration(dir.path())).unwrap();
+        fs::write(dir.path().join("config.toml"), configuration(dir.path(), sandboxer)).unwrap();
         let daemon = daemon(dir.path());
         let cri = connect(dir.path()).await;
         let node = Self { dir, cri, daemon };
@@ -117,21 +134,25 @@ impl Node {
         format!("/{}", self.dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.'))
     }
 
-    /// Runs a pod. `linux` adds to its `LinuxPodSandboxConfig`.
-    pub async fn run_pod(&self, name: &str, linux: impl FnOnce(Message) -> Message) -> Result<Pod, Status> {
+    /// Runs a pod. `more` adds to its `PodSandboxConfig`, and to the part of it that is for Linux.
+    pub async fn run_pod(
+        &self,
+        name: &str,
+        more: impl FnOnce(Message, Message) -> (Message, Message),
+    ) -> Result<Pod, Status> {
         let metadata = Message::new().text(1, name).text(2, &format!("uid-{name}")).text(3, "default");
         let logs = self.dir.path().join("logs").display().to_string();
-        let linux = linux(Message::new().text(1, &self.cgroup()));
-        let config = Message::new().message(1, metadata).text(2, name).text(3, &logs).message(8, linux);
+        let config = Message::new().message(1, metadata).text(2, name).text(3, &logs);
+        let (config, linux) = more(config, Message::new().text(1, &self.cgroup()));
+        let config = config.message(8, linux);
         let reply = self.call("RunPodSandbox", &Message::new().message(1, config.clone())).await?;
         Ok(Pod { id: reply.text(&[1]), config })
     }
 
     /// A pod whose containers have pid namespaces of their own, as is Kubernetes' default.
     pub async fn pod(&self, name: &str) -> Pod {
-        self.run_pod(name, |linux| linux.message(2, Message::new().message(1, own_processes())))
-            .await
-            .unwrap_or_else(|status| panic!("pod {name}: {status:?}"))
+        let own = |config, linux: Message| (config, linux.message(2, Message::new().message(1, own_processes())));
+        self.run_pod(name, own).await.unwrap_or_else(|status| panic!("pod {name}: {status:?}"))
     }
 
     /// Creates a container. `more` adds to its `ContainerConfig`.
@@ -164,7 +185,19 @@ impl Node {
         more: impl FnOnce(Message) -> Message,
     ) -> String {
         // As with kubelet, its processes are in a pid namespace of its own.
-        let linux = Message::new().message(2, Message::new().message(3, own_processes()));
+        self.container_in(pod, name, command, own_processes(), more).await
+    }
+
+    /// The same, in these namespaces (a `NamespaceOption`).
+    pub async fn container_in(
+        &self,
+        pod: &Pod,
+        name: &str,
+        command: &[&str],
+        namespaces: Message,
+        more: impl FnOnce(Message) -> Message,
+    ) -> String {
+        let linux = Message::new().message(2, Message::new().message(3, namespaces));
         let created = self.create(pod, name, command, |config| more(config.message(15, linux))).await;
         let id = created.unwrap_or_else(|status| panic!("container {name}: {status:?}"));
         self.of("StartContainer", &id).await;
@@ -240,7 +273,14 @@ fn own_processes() -> Message {
     Message::new().number(2, 1)
 }
 
-fn configuration(dir: &Path) -> String {
+/// Who makes the sandboxes of pods: containerd with a pause container, or (from 2.1) the shim.
+///
+/// `PEA_SANDBOXER=shim` has all tests of CRI run without pause containers.
+fn sandboxer() -> String {
+    std::env::var("PEA_SANDBOXER").unwrap_or_else(|_| "podsandbox".into())
+}
+
+fn configuration(dir: &Path, sandboxer: &str) -> String {
     let dir = dir.display();
     format!(
         r#"version = 2
@@ -264,6 +304,7 @@ conf_dir = "{dir}/cni-conf"
 default_runtime_name = "pea"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pea]
 runtime_type = "io.containerd.pea.v2"
+sandboxer = "{sandboxer}"
 "#
     )
 }
