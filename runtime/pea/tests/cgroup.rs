@@ -219,7 +219,10 @@ fn statistics_come_in_runcs_form() {
     let mut bundle = Bundle::idle();
     bundle.spec["linux"]["resources"] = json!({"pids": {"limit": 30}});
     bundle.start_up();
-    let line = testkit::output(&mut bundle.pea(&["events", "--stats", &bundle.id]));
+    let stats = || testkit::output(&mut bundle.pea(&["events", "--stats", &bundle.id]));
+    // Some kernels count it by ticks.
+    wait("processor time to be used", || !stats().contains("\"total\":0,"));
+    let line = stats();
     assert!(line.starts_with(&format!("{{\"type\":\"stats\",\"id\":\"{}\",\"data\":{{", bundle.id)), "{line}");
     let event: Value = serde_json::from_str(&line).unwrap();
     let data = &event["data"];
