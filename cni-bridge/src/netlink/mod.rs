@@ -4,7 +4,8 @@
 //! |---|---|
 //! | [`socket`] | a blocking rtnetlink socket: a batch is one `sendmsg`, each answer is awaited |
 //! | [`link`], [`vlan`], [`address`], [`route`], [`neighbour`] | requests and look-ups, as values for a batch |
-//! | [`nft`] | nf_tables transactions |
+//! | [`nft`] | nf_tables: transactions, questions |
+//! | [`conntrack`] | tracked connections |
 //! | [`tune`] | what can be changed of an interface that is there |
 //! | [`tc`] | traffic control: token buckets and redirection |
 //! | [`netns`] | entering a network namespace and coming back |
@@ -21,6 +22,7 @@
 //! network namespace.
 
 pub mod address;
+pub mod conntrack;
 pub mod link;
 pub mod mac;
 pub mod neighbour;

@@ -106,6 +106,39 @@ fn destination(answer: &Answer, family: Family) -> Option<IpNetwork> {
     IpNetwork::new(attribute(answer, libc::RTA_DST).and_then(ip).unwrap_or(unspecified), answer.byte(1)).ok()
 }
 
+/// The way to an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// The index of the interface it is behind.
+    pub interface: u32,
+    /// Whether it is the node's own.
+    pub is_local: bool,
+}
+
+/// The way that packets of the node to `ip` would go; none when there is none.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn towards(socket: &mut RouteSocket, ip: IpAddr) -> Result<Option<Way>, Error> {
+    let mut query = match ip {
+        IpAddr::V4(ip) => RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(ip, 32).build(),
+        IpAddr::V6(ip) => RouteMessageBuilder::<Ipv6Addr>::new().destination_prefix(ip, 128).build(),
+    };
+    // The socket checks strictly: a question has none of these.
+    (query.header.table, query.header.protocol) = (0, 0.into());
+    (query.header.scope, query.header.kind) = (0.into(), 0.into());
+    let request = Request::new(format!("look up the way to {ip}"), libc::RTM_GETROUTE, &query);
+    let answer = match socket.get(&request) {
+        Err(error) if matches!(error.errno(), Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH | Errno::EINVAL)) => None,
+        answer => answer?,
+    };
+    let way = |answer: &Answer| {
+        let is_local = answer.byte(7) == libc::RTN_LOCAL;
+        Some(Way { interface: attribute(answer, libc::RTA_OIF).and_then(number)?, is_local })
+    };
+    Ok(answer.as_ref().and_then(way))
+}
+
 /// The index of the interface of the default route with the lowest metric.
 pub(super) fn default_interface(socket: &mut RouteSocket, family: Family) -> Result<Option<u32>, Error> {
     let metric = |answer| attribute(answer, libc::RTA_PRIORITY).and_then(number).unwrap_or(0);

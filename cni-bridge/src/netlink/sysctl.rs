@@ -14,16 +14,17 @@ use super::Error;
 /// When the key cannot be written.
 pub fn ensure(key: &str, value: &str) -> Result<(), Error> {
     let path = format!("/proc/sys/net/{key}");
-    if is(&path, value) {
+    if is(key, value) {
         return Ok(());
     }
     fs::write(&path, value).map_err(|source| Error::io(format!("set {path} to {value}"), source))
 }
 
-/// Whether a key has that value. No value set here is longer than a few digits, so one read is enough.
-fn is(path: &str, value: &str) -> bool {
+/// Whether a key has that value; one that cannot be read has not. No value set here is longer than a few digits, so
+/// one read is enough.
+pub fn is(key: &str, value: &str) -> bool {
     let mut now = [0; 64];
-    let length = File::open(path).and_then(|mut file| file.read(&mut now));
+    let length = File::open(format!("/proc/sys/net/{key}")).and_then(|mut file| file.read(&mut now));
     length.is_ok_and(|length| now.get(..length).is_some_and(|now| now.trim_ascii() == value.as_bytes()))
 }
 

@@ -19,6 +19,7 @@ pub mod flannel;
 pub mod host_local;
 pub mod loopback;
 pub mod pod;
+pub mod portmap;
 pub mod reference;
 pub mod static_ipam;
 pub mod tuning;
@@ -38,6 +39,7 @@ pub const TYPES: &[&Type] = &[
     &bridge::TYPE,
     &flannel::TYPE,
     &loopback::TYPE,
+    &portmap::TYPE,
     &tuning::TYPE,
     &bandwidth::TYPE,
     &firewall::TYPE,

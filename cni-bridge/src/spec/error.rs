@@ -32,6 +32,8 @@ pub mod code {
     pub const NO_ADDRESS: u32 = 100;
     /// A CHECK found the attachment other than the ADD left it.
     pub const CHECK_FAILED: u32 = 101;
+    /// Another pod has the host port that is to be mapped.
+    pub const PORT_TAKEN: u32 = 102;
     /// The kernel refused, or something unforeseen (libcni's `ErrInternal`).
     pub const INTERNAL: u32 = 999;
 }

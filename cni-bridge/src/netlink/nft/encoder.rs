@@ -9,8 +9,6 @@ use netlink_packet_core::NLM_F_REQUEST;
 
 /// The length of `struct nfgenmsg`: family, version, resource id.
 pub const GENERIC_HEADER: usize = 4;
-/// `NLA_F_NESTED`
-const NESTED: u16 = 0x8000;
 /// Where `nlmsg_flags` is in `struct nlmsghdr`.
 const FLAGS: usize = 6;
 /// The type of a comment in the user data of a table, chain, rule or element: libnftnl's numbers (all 0, but for
@@ -23,6 +21,9 @@ pub const COMMENT_MAX: usize = 250;
 pub struct Attributes<'a>(pub &'a mut Vec<u8>);
 
 impl Attributes<'_> {
+    /// `NLA_F_NESTED`
+    pub const NESTED: u16 = 0x8000;
+
     pub fn bytes(&mut self, kind: u16, value: &[u8]) {
         // An attribute's length does not fit its field only if a caller builds one of 64 KiB.
         let length = u16::try_from(4 + value.len()).unwrap_or(u16::MAX);
@@ -51,7 +52,7 @@ impl Attributes<'_> {
     pub fn nest(&mut self, kind: u16, inner: impl FnOnce(&mut Attributes<'_>)) {
         let mut value = Vec::new();
         inner(&mut Attributes(&mut value));
-        self.bytes(kind | NESTED, &value);
+        self.bytes(kind | Attributes::NESTED, &value);
     }
 
     /// A comment as user data; an empty one is none, one that is too long is cut.

@@ -19,7 +19,7 @@
 
 pub mod batch;
 pub mod chain;
-mod encoder;
+pub(super) mod encoder;
 pub mod expression;
 pub mod query;
 pub mod rule;
