@@ -72,12 +72,15 @@ pub struct Batch {
     start: usize,
     /// Sets are numbered within a transaction.
     sets: u32,
+    /// How many changes there are: so many refusals there may be.
+    pub(super) changes: usize,
 }
 
 impl Batch {
     /// An empty transaction; `doing` is what it does, after "cannot".
     pub fn new(doing: impl Into<String>) -> Batch {
-        let mut batch = Batch { buffer: Vec::new(), doing: doing.into(), first: 0, last: 0, start: 0, sets: 0 };
+        let mut batch =
+            Batch { buffer: Vec::new(), doing: doing.into(), first: 0, last: 0, start: 0, sets: 0, changes: 0 };
         batch.first = batch.boundary(libc::NFNL_MSG_BATCH_BEGIN);
         batch.last = batch.first;
         batch
@@ -101,6 +104,7 @@ impl Batch {
     }
 
     fn change(&mut self, kind: i32, flags: u16, table: Table<'_>, write: impl FnOnce(&mut Attributes<'_>)) {
+        self.changes += 1;
         self.start = self.buffer.len();
         self.last = message(&mut self.buffer, tables_kind(kind), flags, table.family.header(), write);
     }

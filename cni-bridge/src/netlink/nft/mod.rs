@@ -27,7 +27,10 @@ pub mod set;
 
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
-use nix::sys::socket::{setsockopt, sockopt::SndBufForce};
+use nix::sys::socket::{
+    setsockopt,
+    sockopt::{RcvBufForce, SndBufForce},
+};
 
 use super::Error;
 use super::socket::{prepare, receive, send};
@@ -41,8 +44,11 @@ pub use query::{FoundChain, FoundElement, FoundRule};
 pub use rule::{Key, Rule, interface};
 pub use set::{Element, Held, Holds, Set, Type, concatenate};
 
-/// What a socket sends at once without being asked to: the kernel's default is 208 KiB, with its own bookkeeping in it.
-const SEND_BUFFER: usize = 64 * 1024;
+/// The bytes of a transaction that a socket takes without being asked to: the kernel's default is 208 KiB each way, with
+/// its own bookkeeping in it.
+const SMALL: usize = 16 * 1024;
+/// What a refusal takes of the room for answers, with the kernel's bookkeeping.
+const REFUSAL: usize = 2048;
 
 fn tables_kind(kind: i32) -> u16 {
     ((libc::NFNL_SUBSYS_NFTABLES << 8) | kind) as u16
@@ -76,9 +82,11 @@ impl NftSocket {
             return Ok(());
         }
         batch.finish();
-        if batch.buffer.len() > SEND_BUFFER {
-            // A transaction is one datagram. What the kernel grants here shows at sending.
+        if batch.buffer.len() > SMALL {
+            // A transaction is one datagram, and each of its changes may be refused. What the kernel grants here shows
+            // at sending.
             let _ = setsockopt(&self.socket, SndBufForce, &(2 * batch.buffer.len()));
+            let _ = setsockopt(&self.socket, RcvBufForce, &(batch.changes * REFUSAL));
         }
         send(&self.socket, &batch.buffer, &batch.doing)?;
         loop {

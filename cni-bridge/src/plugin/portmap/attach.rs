@@ -136,17 +136,15 @@ pub fn remove(socket: &mut NftSocket, all: &[Hostports], owner: &Owner) -> Resul
     for attempt in 0..ATTEMPTS {
         let mut removal = Removal::new(owner);
         for hostports in all {
-            if let Some((chain, record)) = record(socket, hostports, owner)? {
-                removal.plan(socket, hostports, &chain, record, attempt > 0)?;
+            if let Some(found) = record(socket, hostports, owner)? {
+                removal.add_pod(socket, hostports, owner, found, attempt > 0)?;
             }
         }
-        removal.switch_localnet(false)?;
-        let Removal { batch, removed, localnet, .. } = removal;
-        if socket.commit_unless(batch, &CHANGED)? {
+        let removed = std::mem::take(&mut removal.removed);
+        if removal.carry_out(socket)? {
+            all.iter().try_for_each(|hostports| remove_empty(socket, hostports))?;
             return Ok(removed);
         }
-        // The table stays, for a pod came meanwhile that may need it.
-        localnet.iter().try_for_each(|name| self::localnet(name, true))?;
     }
     Err(busy(format!("remove the host ports of {owner}")))
 }
@@ -164,34 +162,33 @@ pub fn record(
     Ok(Some((chain, record)))
 }
 
-struct Removal<'a> {
-    owner: &'a Owner,
+struct Removal {
     batch: Batch,
     removed: Vec<Removed>,
     /// Interfaces whose `route_localnet` nobody needs any more.
     localnet: Vec<String>,
 }
 
-impl Removal<'_> {
-    fn new(owner: &Owner) -> Removal<'_> {
+impl Removal {
+    fn new(owner: &Owner) -> Removal {
         let batch = Batch::new(format!("remove the host ports of {owner}"));
-        Removal { owner, batch, removed: Vec::new(), localnet: Vec::new() }
+        Removal { batch, removed: Vec::new(), localnet: Vec::new() }
     }
 
     /// `carefully`: the table or its entries are not as they were left. Only what is there is removed.
-    fn plan(
+    fn add_pod(
         &mut self,
         socket: &mut NftSocket,
         hostports: &Hostports,
-        chain: &FoundChain,
-        record: Record,
+        owner: &Owner,
+        (chain, record): (FoundChain, Record),
         carefully: bool,
     ) -> Result<(), Error> {
         let table = hostports.table();
         let is_last = !carefully && socket.table_use(table)? == Some(hostports.objects() + 1);
         let mut entries = record.entries.clone();
         if carefully {
-            let owner = self.owner.to_string();
+            let owner = owner.to_string();
             let mut kept = Vec::new();
             for entry in entries {
                 let found = socket.element(table, entry.set(), &entry.key())?;
@@ -201,9 +198,7 @@ impl Removal<'_> {
         }
         self.batch.delete_chain_by_handle(table, chain.handle);
         if is_last {
-            let names = socket.elements(table, LOCALNET)?;
-            self.localnet.extend(names.iter().map(|found| name_of(&found.key)));
-            hostports.remove(&mut self.batch);
+            self.add_table(socket, hostports)?;
         } else {
             for (set, elements) in by_set(entries.iter().map(|entry| (entry, Element::of(entry.key())))) {
                 self.batch.delete_elements(table, set, &elements);
@@ -213,10 +208,35 @@ impl Removal<'_> {
         Ok(())
     }
 
-    /// Before the rules go that guard the loopback.
-    fn switch_localnet(&self, on: bool) -> Result<(), Error> {
-        self.localnet.iter().try_for_each(|name| localnet(name, on))
+    fn add_table(&mut self, socket: &mut NftSocket, hostports: &Hostports) -> Result<(), Error> {
+        let names = socket.elements(hostports.table(), LOCALNET)?;
+        self.localnet.extend(names.iter().map(|found| name_of(&found.key)));
+        hostports.remove(&mut self.batch);
+        Ok(())
     }
+
+    /// Says whether it was done.
+    fn carry_out(self, socket: &mut NftSocket) -> Result<bool, Error> {
+        // Off before the rules go that guard the loopback.
+        self.localnet.iter().try_for_each(|name| localnet(name, false))?;
+        let is_done = socket.commit_unless(self.batch, &CHANGED)?;
+        if !is_done {
+            // The table stays, for a pod came meanwhile that may need it.
+            self.localnet.iter().try_for_each(|name| localnet(name, true))?;
+        }
+        Ok(is_done)
+    }
+}
+
+/// Removes a table without records: two last pods went at the same time, and each left it to the other.
+fn remove_empty(socket: &mut NftSocket, hostports: &Hostports) -> Result<(), Error> {
+    if socket.table_use(hostports.table())? != Some(hostports.objects()) {
+        return Ok(());
+    }
+    let batch = Batch::new(format!("remove the nftables table {}", hostports.table()));
+    let mut removal = Removal { batch, removed: Vec::new(), localnet: Vec::new() };
+    removal.add_table(socket, hostports)?;
+    removal.carry_out(socket).map(drop)
 }
 
 fn name_of(key: &[u8]) -> String {

@@ -42,6 +42,8 @@
 //!   itself is masqueraded in any case, or it would take its own packet for a forged one.
 //! - `loopback`: to send 127.0.0.1 on to a pod, `route_localnet` must be on where the pod is, and then the node's
 //!   loopback could be reached from there (CVE-2020-8558). What did not come by `lo` is dropped before it can.
+//! - IPv6 has no such switch: a packet from ::1 never leaves. A call to ::1 is left alone, so it is refused at once, and
+//!   a client that tries `localhost` by both families goes on to 127.0.0.1 instead of waiting.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -69,6 +71,11 @@ pub struct Hostports {
     name: String,
     mark: u32,
     conditions: Vec<Condition>,
+}
+
+/// 127.0.0.0/8
+fn loopback_v4() -> IpNetwork {
+    Ipv4Network::new(Ipv4Addr::LOCALHOST, 8).unwrap_or(Ipv4Addr::LOCALHOST.into()).into()
 }
 
 /// A chain of the table: its name, where packets enter it, and its rules.
@@ -148,7 +155,11 @@ impl Hostports {
     }
 
     fn entry(&self) -> Rule {
-        let rule = self.conditions.iter().fold(self.rule(), |rule, condition| condition.on(rule));
+        let rule = match self.is_v4() {
+            true => self.rule(),
+            false => self.rule().destination(Is::NotEqual, Ipv6Network::from(Ipv6Addr::LOCALHOST).into()),
+        };
+        let rule = self.conditions.iter().fold(rule, |rule, condition| condition.on(rule));
         rule.destination_is_local().jump(HOSTPORTS)
     }
 
@@ -161,28 +172,22 @@ impl Hostports {
         ]
     }
 
-    fn loopback(&self) -> IpNetwork {
-        match self.is_v4() {
-            true => Ipv4Network::new(Ipv4Addr::LOCALHOST, 8).unwrap_or(Ipv4Addr::LOCALHOST.into()).into(),
-            false => Ipv6Network::from(Ipv6Addr::LOCALHOST).into(),
-        }
-    }
-
     fn postrouting(&self) -> Vec<Rule> {
-        vec![
-            self.rule().mark(self.mark, Is::Equal, 0).back(),
-            self.rule().source(Is::Equal, self.loopback()).masquerade(),
-            self.rule().is_in(&[Key::Source, Key::Destination], ITSELF).masquerade(),
-            self.rule().is_in(&[Key::In, Key::Destination], NEIGHBOURS).masquerade(),
-            self.rule().is_in(&[Key::Destination], EVERYBODY).masquerade(),
-        ]
+        let mut rules = vec![self.rule().mark(self.mark, Is::Equal, 0).back()];
+        if self.is_v4() {
+            rules.push(self.rule().source(Is::Equal, loopback_v4()).masquerade());
+        }
+        rules.push(self.rule().is_in(&[Key::Source, Key::Destination], ITSELF).masquerade());
+        rules.push(self.rule().is_in(&[Key::In, Key::Destination], NEIGHBOURS).masquerade());
+        rules.push(self.rule().is_in(&[Key::Destination], EVERYBODY).masquerade());
+        rules
     }
 
     fn loopback_only(&self) -> Vec<Rule> {
         vec![
             self.rule().input(Is::Equal, "lo").back(),
-            self.rule().source(Is::Equal, self.loopback()).drop(),
-            self.rule().destination(Is::Equal, self.loopback()).drop(),
+            self.rule().source(Is::Equal, loopback_v4()).drop(),
+            self.rule().destination(Is::Equal, loopback_v4()).drop(),
         ]
     }
 

@@ -1,0 +1,530 @@
+//! Host ports, with packets from everywhere they may come from.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod common;
+
+use std::net::{TcpListener, UdpSocket};
+use std::process::Command;
+
+use common::chain::{Chain, Whose};
+use common::world::{World, converse, dial, ip, listen_at, reaches, udp_at};
+use common::{Answer, Node, Pod};
+use serde_json::{Value, json};
+
+const TCP: u16 = 8080;
+
+fn mapping(host_port: u16, protocol: &str) -> Value {
+    json!({"hostPort": host_port, "containerPort": 80, "protocol": protocol})
+}
+
+/// `bridge` (both families, no masquerading) and `portmap` with these keys, with these mappings asked for.
+fn chain(node: &Node, portmap: Value, mappings: &[Value]) -> Chain {
+    let mut bridge = node.dual(json!({"type": "bridge"}));
+    bridge.as_object_mut().unwrap().retain(|key, _| key != "cniVersion" && key != "name");
+    let mut plugin = json!({"type": "portmap", "capabilities": {"portMappings": true}});
+    common::merge(&mut plugin, portmap);
+    Chain::new(Whose::Ours, "1.1.0", vec![bridge, plugin]).offering(json!({"portMappings": mappings}))
+}
+
+fn sysctl(key: &str, value: &str) {
+    std::fs::write(format!("/proc/sys/net/{key}"), value).unwrap_or_else(|error| panic!("{key}: {error}"));
+}
+
+fn route_localnet() -> String {
+    std::fs::read_to_string("/proc/sys/net/ipv4/conf/br0/route_localnet").unwrap().trim().to_owned()
+}
+
+/// Whether the kernel passes bridged packets through netfilter, switched so for this node.
+fn bridge_netfilter(on: bool) -> bool {
+    let keys = ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"];
+    if !std::path::Path::new("/proc/sys/net/bridge").exists() {
+        return !on;
+    }
+    keys.iter().for_each(|key| sysctl(key, if on { "1" } else { "0" }));
+    true
+}
+
+// Behaviour 98.
+#[test]
+fn a_host_port_is_reached_from_outside_and_the_pod_sees_who_calls() {
+    let node = Node::new();
+    let (world, pod) = (World::new(), Pod::new());
+    let chain = chain(&node, json!({}), &[mapping(TCP, "tcp")]);
+    let result = chain.add("a", &pod);
+    let listener = pod.inside(|| listen_at(80));
+    for (to, from) in [("192.0.2.1", "192.0.2.2"), ("2001:db8::1", "2001:db8::2")] {
+        let seen = converse(&listener, |_| world.host.inside(|| dial(to, TCP)));
+        assert_eq!(seen.to_string(), from);
+    }
+    assert!(!world.host.inside(|| reaches("192.0.2.1", TCP + 1)));
+    chain.check("a", &pod, &result).unwrap();
+    chain.del("a", &pod.path(), &result);
+    assert!(!world.host.inside(|| reaches("192.0.2.1", TCP)));
+    assert_eq!(node.ruleset(), "");
+}
+
+// Behaviour 98.
+#[test]
+fn the_node_reaches_it_by_its_addresses_and_by_its_loopback() {
+    let node = Node::new();
+    let (_world, pod) = (World::new(), Pod::new());
+    let chain = chain(&node, json!({}), &[mapping(TCP, "tcp")]);
+    let result = chain.add("a", &pod);
+    let listener = pod.inside(|| listen_at(80));
+    for (to, from) in [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("10.1.2.1", "10.1.2.1"),
+        ("127.0.0.1", "10.1.2.1"),
+        ("127.0.0.9", "10.1.2.1"),
+    ] {
+        assert_eq!(converse(&listener, |_| dial(to, TCP)).to_string(), from, "as seen by the pod, from {to}");
+    }
+    // The kernel lets nothing from ::1 out: refused, and not waited for.
+    let refusal = std::net::TcpStream::connect(("::1", TCP)).unwrap_err();
+    assert_eq!(refusal.kind(), std::io::ErrorKind::ConnectionRefused);
+    assert_eq!(route_localnet(), "1");
+    chain.del("a", &pod.path(), &result);
+    assert_eq!(route_localnet(), "0", "as it was");
+}
+
+// Behaviour 98: hairpin, with bridged packets passing netfilter and not.
+#[test]
+fn the_pod_itself_and_its_neighbours_reach_it_by_the_nodes_address() {
+    for on in [false, true] {
+        let node = Node::new();
+        if !bridge_netfilter(on) {
+            testkit::skip("the kernel has no bridge netfilter (CONFIG_BRIDGE_NETFILTER)");
+            continue;
+        }
+        let _world = World::new();
+        let (pod, neighbour) = (Pod::new(), Pod::new());
+        let mut chain = chain(&node, json!({}), &[mapping(TCP, "tcp")]);
+        // Netfilter sends such a packet back by the port it came from, and only a port in this mode takes it.
+        chain.plugins[0]["hairpinMode"] = json!(on);
+        chain.add("a", &pod);
+        chain.clone().offering(json!({})).add("b", &neighbour);
+        let listener = pod.inside(|| listen_at(80));
+        for (address, gateway, beside) in
+            [("192.0.2.1", "10.1.2.1", "10.1.2.3"), ("2001:db8::1", "fd00:1::1", "fd00:1::3")]
+        {
+            let from_itself = converse(&listener, |_| pod.inside(|| dial(address, TCP)));
+            assert_eq!(from_itself.to_string(), gateway, "bridge netfilter {on}");
+            let from_neighbour = converse(&listener, |_| neighbour.inside(|| dial(address, TCP)));
+            let expected = if on { beside } else { gateway };
+            assert_eq!(from_neighbour.to_string(), expected, "bridge netfilter {on}");
+        }
+    }
+}
+
+#[test]
+fn a_pod_of_another_network_is_not_masqueraded() {
+    let node = Node::new();
+    let _world = World::new();
+    let (pod, other) = (Pod::new(), Pod::new());
+    let first = chain(&node, json!({}), &[mapping(TCP, "tcp")]);
+    first.add("a", &pod);
+    let mut second = chain(&node, json!({}), &[]);
+    second.plugins[0]["bridge"] = json!("br1");
+    second.plugins[0]["ipam"] =
+        json!({"type": "host-local", "dataDir": node.dir.path().join("leases"), "subnet": "10.7.0.0/24"});
+    second.name = "other".into();
+    second.add("b", &other);
+    let listener = pod.inside(|| listen_at(80));
+    assert_eq!(converse(&listener, |_| other.inside(|| dial("192.0.2.1", TCP))).to_string(), "10.7.0.2");
+}
+
+#[test]
+fn an_address_restricts_a_port_and_comes_before_all_addresses() {
+    let node = Node::new();
+    let world = World::new();
+    ip("address add 192.0.2.5/24 dev up0");
+    let (one, all) = (Pod::new(), Pod::new());
+    let mut only = mapping(TCP, "tcp");
+    only["hostIP"] = json!("192.0.2.5");
+    let chain_one = chain(&node, json!({}), &[only]);
+    let result = chain_one.add("one", &one);
+    let listener = one.inside(|| listen_at(80));
+    converse(&listener, |_| world.host.inside(|| dial("192.0.2.5", TCP)));
+    converse(&listener, |_| dial("192.0.2.5", TCP));
+    assert!(!world.host.inside(|| reaches("192.0.2.1", TCP)) && !reaches("127.0.0.1", TCP));
+    assert!(!world.host.inside(|| reaches("2001:db8::1", TCP)), "an address of the other family is none");
+    let chain_all = chain(&node, json!({}), &[mapping(TCP, "tcp")]);
+    chain_all.add("all", &all);
+    let everywhere = all.inside(|| listen_at(80));
+    converse(&everywhere, |_| world.host.inside(|| dial("192.0.2.1", TCP)));
+    converse(&listener, |_| world.host.inside(|| dial("192.0.2.5", TCP)));
+    chain_one.del("one", "", &result);
+    converse(&everywhere, |_| world.host.inside(|| dial("192.0.2.5", TCP)));
+}
+
+#[test]
+fn the_unspecified_address_is_every_address_of_its_family() {
+    let node = Node::new();
+    let (world, pod) = (World::new(), Pod::new());
+    let mut v4 = mapping(TCP, "tcp");
+    v4["hostIP"] = json!("0.0.0.0");
+    chain(&node, json!({}), &[v4]).add("a", &pod);
+    let listener = pod.inside(|| listen_at(80));
+    converse(&listener, |_| world.host.inside(|| dial("192.0.2.1", TCP)));
+    assert!(!world.host.inside(|| reaches("2001:db8::1", TCP)));
+}
+
+/// A socket of a client that says `word` to the node's port 53 from port 5000 each time.
+fn ask(socket: &UdpSocket, word: &str) {
+    socket.send_to(word.as_bytes(), "192.0.2.1:53").unwrap();
+}
+
+fn heard(socket: &UdpSocket) -> String {
+    let mut buffer = [0; 16];
+    let (length, _) = socket.recv_from(&mut buffer).unwrap();
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
+// Behaviour 99.
+#[test]
+fn udp_follows_the_pod_at_once_when_it_comes_goes_and_is_replaced() {
+    let node = Node::new();
+    let world = World::new();
+    let chain = chain(&node, json!({}), &[json!({"hostPort": 53, "containerPort": 5353, "protocol": "udp"})]);
+    let client = world.host.inside(|| UdpSocket::bind("192.0.2.2:5000").unwrap());
+    // Conntrack only looks where a rule needs it.
+    let early = Pod::new();
+    self::chain(&node, json!({}), &[mapping(TCP, "tcp")]).add("early", &early);
+    assert!(world.host.pings("192.0.2.1"), "nothing waits for its neighbour's address");
+    // The node itself was asked before there was a pod: a connection that ended at its closed port.
+    ask(&client, "nobody");
+    let (first, second) = (Pod::new(), Pod::new());
+    let result = chain.add("first", &first);
+    let there = first.inside(|| udp_at(5353));
+    ask(&client, "one");
+    assert_eq!(heard(&there), "one", "the connection from before was forgotten");
+    chain.del("first", &first.path(), &result);
+    let own = UdpSocket::bind("192.0.2.1:53").unwrap();
+    own.set_read_timeout(Some(std::time::Duration::from_secs(5))).unwrap();
+    ask(&client, "two");
+    assert_eq!(heard(&own), "two", "forgotten with the pod");
+    drop(own);
+    chain.add("second", &second);
+    let there = second.inside(|| udp_at(5353));
+    ask(&client, "three");
+    assert_eq!(heard(&there), "three");
+}
+
+#[test]
+fn udp_connections_that_only_pass_by_are_left_alone() {
+    let node = Node::new();
+    let (world, pod) = (World::new(), Pod::new());
+    sysctl("ipv4/ip_forward", "1");
+    // The pod asks a name server of the world's; then a pod with host port 53 comes.
+    chain(&node, json!({}), &[]).add("asks", &pod);
+    world.host.ip(&["route", "add", "10.1.2.0/24", "via", "192.0.2.1"]);
+    let server = world.host.inside(|| UdpSocket::bind("192.0.2.2:53").unwrap());
+    let asking = pod.inside(|| UdpSocket::bind("0.0.0.0:5000").unwrap());
+    // Conntrack only looks where a rule needs it.
+    let early = Pod::new();
+    chain(&node, json!({}), &[mapping(TCP, "tcp")]).add("early", &early);
+    asking.send_to(b"query", "192.0.2.2:53").unwrap();
+    assert_eq!(heard(&server), "query");
+    let flows = || cni_bridge::netlink::conntrack::udp_to(true, &[53]).unwrap();
+    let before = flows();
+    assert_eq!(before.len(), 1, "{before:?}");
+    let (other, udp) = (Pod::new(), chain(&node, json!({}), &[mapping(53, "udp")]));
+    let result = udp.add("other", &other);
+    assert_eq!(flows(), before);
+    udp.del("other", "", &result);
+    assert_eq!(flows(), before);
+}
+
+#[test]
+fn all_tracked_connections_to_several_ports_are_found_and_only_those() {
+    let node = Node::new();
+    let (world, pod) = (World::new(), Pod::new());
+    chain(&node, json!({}), &[mapping(TCP, "tcp")]).add("a", &pod);
+    let client = world.host.inside(|| UdpSocket::bind("192.0.2.2:5000").unwrap());
+    for port in [1001, 1002, 1003] {
+        client.send_to(b"x", ("192.0.2.1", port)).unwrap();
+    }
+    let to = |ports: &[u16]| {
+        let flows = cni_bridge::netlink::conntrack::udp_to(true, ports).unwrap();
+        let mut found: Vec<_> = flows.iter().map(|flow| flow.to.port()).collect();
+        found.sort_unstable();
+        found
+    };
+    assert_eq!((to(&[1002]), to(&[1001, 1003, 9])), (vec![1002], vec![1001, 1003]));
+    assert_eq!(cni_bridge::netlink::conntrack::udp_to(false, &[1001]).unwrap(), []);
+    let flows = cni_bridge::netlink::conntrack::udp_to(true, &[1001]).unwrap();
+    cni_bridge::netlink::conntrack::forget(&flows).unwrap();
+    cni_bridge::netlink::conntrack::forget(&flows).unwrap();
+    assert_eq!(to(&[1001, 1002, 1003]), [1002, 1003]);
+}
+
+#[test]
+fn two_pods_may_swap_their_ports() {
+    let node = Node::new();
+    let world = World::new();
+    let (a, b) = (Pod::new(), Pod::new());
+    let with = |port| chain(&node, json!({}), &[mapping(port, "tcp")]);
+    let (first, second) = (with(1000).add("a", &a), with(2000).add("b", &b));
+    with(1000).del("a", "", &first);
+    with(2000).del("b", "", &second);
+    let (a, b) = (Pod::new(), Pod::new());
+    with(2000).add("a", &a);
+    with(1000).add("b", &b);
+    let (to_a, to_b) = (a.inside(|| listen_at(80)), b.inside(|| listen_at(80)));
+    converse(&to_a, |_| world.host.inside(|| dial("192.0.2.1", 2000)));
+    converse(&to_b, |_| world.host.inside(|| dial("192.0.2.1", 1000)));
+}
+
+fn refused(chain: &Chain, id: &str, pod: &Pod) -> Answer {
+    chain.try_add(id, pod).unwrap_err()
+}
+
+#[test]
+fn a_port_that_another_pod_has_is_refused_with_its_name_until_that_pod_is_gone() {
+    let node = Node::new();
+    let (first, second) = (Pod::new(), Pod::new());
+    let chain = chain(&node, json!({}), &[mapping(TCP, "tcp"), mapping(9090, "udp")]);
+    chain.add("first", &first);
+    let rules = node.ruleset();
+    let answer = refused(&chain, "second", &second);
+    assert_eq!(answer.code(), 102);
+    assert!(
+        answer.message().contains("host port 8080/tcp") && answer.message().contains("podnet first eth0"),
+        "{answer:?}"
+    );
+    assert_eq!(node.ruleset(), rules, "nothing is changed by a refusal");
+    chain.del("second", &second.path(), &Value::Null);
+    assert_eq!(node.ruleset(), rules, "nor by the DEL that follows it");
+    // It dies, and nobody calls DEL; its end of the link goes with its namespace.
+    drop(first);
+    let before = node.links();
+    while node.links().len() == before.len() {
+        std::thread::yield_now();
+    }
+    let result = chain.add("second", &second);
+    assert!(!node.ruleset().contains("first"), "{}", node.ruleset());
+    // The DEL of the first one comes late.
+    chain.del("first", "", &Value::Null);
+    chain.check("second", &second, &result).unwrap();
+    chain.del("second", "", &result);
+    assert_eq!(node.ruleset(), "");
+}
+
+#[test]
+fn a_second_add_of_the_same_attachment_takes_over_what_the_first_left() {
+    let node = Node::new();
+    let pod = Pod::new();
+    let (old, new) =
+        (chain(&node, json!({}), &[mapping(1000, "tcp")]), chain(&node, json!({}), &[mapping(2000, "tcp")]));
+    let result = old.add("a", &pod);
+    let again = new.whose.call("ADD", &new.conf(1, &result), "a", &pod.path());
+    assert!(again.ok, "{again:?}");
+    let rules = node.ruleset();
+    assert!(rules.contains("tcp . 2000") && !rules.contains("tcp . 1000"), "{rules}");
+}
+
+// Behaviour 100.
+#[test]
+fn teardown_is_repeatable_parallel_and_works_from_the_ids_alone() {
+    let node = Node::new();
+    let pods: Vec<Pod> = (0..20).map(|_| Pod::new()).collect();
+    let with = |number: u16| chain(&node, json!({}), &[mapping(1000 + number, "tcp"), mapping(2000 + number, "udp")]);
+    let all = |work: &(dyn Fn(u16, &Pod) + Sync)| {
+        std::thread::scope(|scope| {
+            let threads: Vec<_> =
+                pods.iter().zip(0..).map(|(pod, number)| scope.spawn(move || work(number, pod))).collect();
+            threads.into_iter().for_each(|thread| thread.join().unwrap());
+        });
+    };
+    for _ in 0..2 {
+        all(&|number, pod| drop(with(number).add(&format!("pod{number}"), pod)));
+        assert_eq!(node.ruleset().matches("tcp . 10").count(), 40, "two families");
+        // No runtimeConfig, no prevResult, no namespace; each three times at once.
+        let bare = chain(&node, json!({}), &[]).offering(json!({}));
+        all(&|number, _| {
+            let del = || bare.del(&format!("pod{number}"), "", &Value::Null);
+            std::thread::scope(|scope| (0..3).for_each(|_| drop(scope.spawn(del))));
+        });
+        assert_eq!(node.ruleset(), "");
+        assert_eq!(route_localnet(), "0");
+    }
+}
+
+// Behaviours 93, 94.
+#[test]
+fn without_mappings_the_result_is_passed_on_and_nothing_is_touched() {
+    let node = Node::new();
+    let pod = Pod::new();
+    let none = chain(&node, json!({}), &[]);
+    let result = none.add("a", &pod);
+    assert_eq!(node.ruleset(), "");
+    none.check("a", &pod, &result).unwrap();
+    let some = chain(&node, json!({}), &[mapping(TCP, "tcp")]);
+    let with = some.whose.call("ADD", &some.conf(1, &result), "a", &pod.path());
+    assert_eq!(with.json(), result, "as it was");
+    let alone = some.whose.call("ADD", &some.conf(1, &Value::Null), "a", &pod.path());
+    assert_eq!(alone.message(), "must be called as chained plugin");
+    some.del("a", "", &result);
+    some.del("never-attached", "", &Value::Null);
+}
+
+// Behaviour 97.
+#[test]
+fn an_address_without_an_interface_is_the_pods() {
+    let node = Node::new();
+    let pod = Pod::new();
+    let chain = chain(&node, json!({}), &[mapping(TCP, "tcp")]);
+    let mut previous = chain.clone().offering(json!({})).add("a", &pod);
+    previous["ips"][0].as_object_mut().unwrap().remove("interface");
+    previous["ips"][1]["interface"] = json!(9);
+    let answer = chain.whose.call("ADD", &chain.conf(1, &previous), "a", &pod.path());
+    assert!(answer.ok, "{answer:?}");
+    assert_eq!(node.ruleset().matches("tcp . 8080").count(), 2);
+    previous["ips"][0]["interface"] = json!(0);
+    chain.del("a", "", &previous);
+    let answer = chain.whose.call("ADD", &chain.conf(1, &previous), "a", &pod.path());
+    assert!(answer.ok, "{answer:?}");
+    assert_eq!(node.ruleset().matches("tcp . 8080").count(), 1, "the bridge's address is not the pod's");
+}
+
+// Behaviour 101.
+#[test]
+fn who_is_masqueraded_is_as_snat_and_masq_all_say() {
+    let node = Node::new();
+    let (world, pod) = (World::new(), Pod::new());
+    for (keys, itself, everybody, seen) in [
+        (json!({}), 2, 0, "192.0.2.2"),
+        (json!({"masqAll": true}), 0, 2, "10.1.2.1"),
+        (json!({"snat": false}), 0, 0, "192.0.2.2"),
+        (json!({"snat": false, "masqAll": true}), 0, 0, "192.0.2.2"),
+    ] {
+        let chain = chain(&node, keys.clone(), &[mapping(TCP, "tcp"), mapping(TCP + 1, "tcp")]);
+        let result = chain.add("a", &pod);
+        chain.check("a", &pod, &result).unwrap();
+        let rules = node.ruleset();
+        let count = |set: &str| rules.matches(&format!("comment \"{set} ")).count();
+        assert_eq!((count("itself"), count("neighbours"), count("everybody")), (itself, itself, everybody), "{keys}");
+        assert_eq!(route_localnet(), if keys["snat"] == json!(false) { "0" } else { "1" });
+        let listener = pod.inside(|| listen_at(80));
+        assert_eq!(converse(&listener, |_| world.host.inside(|| dial("192.0.2.1", TCP))).to_string(), seen, "{keys}");
+        chain.del("a", &pod.path(), &result);
+    }
+}
+
+// Behaviour 102.
+#[test]
+fn check_misses_what_is_gone_and_sees_what_is_other() {
+    let node = Node::new();
+    let pod = Pod::new();
+    let chain = chain(&node, json!({}), &[mapping(TCP, "tcp")]);
+    let table = "ip cni-bridge-hostports";
+    for (change, word) in [
+        (format!("delete element {table} ports {{ tcp . 8080 }}"), "is missing"),
+        (
+            format!(
+                "delete element {table} ports {{ tcp . 8080 }}; add element {table} ports {{ tcp . 8080 : 10.1.2.9 . 80 }}"
+            ),
+            "and not of",
+        ),
+        (format!("flush chain {table} hostports"), "0 rules instead of 4"),
+        (format!("delete table {table}"), "0 rules instead of"),
+    ] {
+        let result = chain.add("a", &pod);
+        chain.check("a", &pod, &result).unwrap();
+        testkit::run(Command::new("nft").arg(&change));
+        let answer = chain.check("a", &pod, &result).unwrap_err();
+        assert!(answer.message().contains(word), "{change}: {answer:?}");
+        chain.del("a", &pod.path(), &result);
+        testkit::attempt(Command::new("nft").args(["flush", "ruleset"]));
+    }
+}
+
+#[test]
+fn conditions_say_whom_the_ports_are_for() {
+    for keys in [
+        json!({"conditionsV4": ["!", "-s", "192.0.2.2"], "backend": "iptables"}),
+        json!({"conditionsV4": ["ip saddr != 192.0.2.2"], "backend": "nftables", "markMasqBit": 5}),
+    ] {
+        let node = Node::new();
+        let (world, pod) = (World::new(), Pod::new());
+        world.host.ip(&["address", "add", "192.0.2.3/24", "dev", "down0"]);
+        let chain = chain(&node, keys.clone(), &[mapping(TCP, "tcp")]);
+        let result = chain.add("a", &pod);
+        let listener = pod.inside(|| listen_at(80));
+        assert!(!world.host.inside(|| reaches("192.0.2.1", TCP)), "{keys}");
+        world.host.ip(&["route", "add", "192.0.2.1/32", "dev", "down0", "src", "192.0.2.3"]);
+        assert_eq!(converse(&listener, |_| world.host.inside(|| dial("192.0.2.1", TCP))).to_string(), "192.0.2.3");
+        let rules = node.ruleset();
+        assert!(rules.contains("ip saddr != 192.0.2.2 fib daddr type local jump hostports"), "{rules}");
+        chain.check("a", &pod, &result).unwrap();
+        chain.del("a", "", &result);
+        assert_eq!(node.ruleset(), "");
+    }
+}
+
+#[test]
+fn a_range_of_ports_is_mapped_and_removed_whole() {
+    let node = Node::new();
+    let (world, pod) = (World::new(), Pod::new());
+    let mappings: Vec<_> = (0..1500u16)
+        .map(|n| json!({"HostPort": 20_000 + n, "ContainerPort": 30_000 + n, "Protocol": "tcp", "HostIP": ""}))
+        .collect();
+    let chain = chain(&node, json!({}), &mappings);
+    let result = chain.add("a", &pod);
+    let listener = pod.inside(|| TcpListener::bind(("::", 31_499)).unwrap());
+    converse(&listener, |_| world.host.inside(|| dial("192.0.2.1", 21_499)));
+    chain.check("a", &pod, &result).unwrap();
+    chain.del("a", "", &result);
+    assert_eq!(node.ruleset(), "");
+}
+
+#[test]
+fn the_loopback_of_the_node_stays_its_own() {
+    let node = Node::new();
+    let pod = Pod::new();
+    // Without the guard, route_localnet would let this pass: CVE-2020-8558.
+    let private = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    chain(&node, json!({}), &[mapping(TCP, "tcp")]).add("a", &pod);
+    assert_eq!(route_localnet(), "1");
+    pod.ip(&["route", "add", "127.0.0.0/8", "via", "10.1.2.1", "table", "100"]);
+    pod.ip(&["rule", "add", "pref", "0", "table", "100"]);
+    pod.ip(&["rule", "del", "table", "local"]);
+    pod.ip(&["rule", "add", "pref", "5", "table", "local"]);
+    let port = private.local_addr().unwrap().port();
+    pod.inside(|| sysctl("ipv4/conf/eth0/route_localnet", "1"));
+    assert!(!pod.inside(|| reaches("127.0.0.1", port)));
+    testkit::run(Command::new("nft").args(["flush", "chain", "ip", "cni-bridge-hostports", "loopback"]));
+    assert!(pod.inside(|| reaches("127.0.0.1", port)), "this test would see it");
+}
+
+// Behaviour 100: GC.
+#[test]
+fn gc_removes_what_is_not_listed_of_its_own_network_only() {
+    let node = Node::new();
+    let (a, b, other) = (Pod::new(), Pod::new(), Pod::new());
+    let with = |port| chain(&node, json!({}), &[mapping(port, "tcp")]);
+    with(1000).add("a", &a);
+    with(2000).add("b", &b);
+    let mut elsewhere = with(3000);
+    elsewhere.name = "other".into();
+    elsewhere.plugins[0]["ipam"]["subnet"] = json!("10.9.0.0/24");
+    elsewhere.plugins[0]["ipam"]["ranges"] = json!([]);
+    elsewhere.plugins[0]["bridge"] = json!("br9");
+    elsewhere.add("a", &other);
+    let portmap = |valid: Option<Value>| {
+        let mut conf = with(1).conf(1, &Value::Null);
+        if let Some(valid) = valid {
+            conf["cni.dev/valid-attachments"] = valid;
+        }
+        let answer = Whose::Ours.call("GC", &conf, "", "");
+        assert!(answer.ok, "{answer:?}");
+        let rules = node.ruleset();
+        [1000, 2000, 3000].map(|port| rules.contains(&format!("tcp . {port}")))
+    };
+    assert_eq!(portmap(None), [true, true, true]);
+    assert_eq!(portmap(Some(json!([{"containerID": "b", "ifname": "eth0"}]))), [false, true, true]);
+    assert_eq!(portmap(Some(json!([]))), [false, false, true]);
+    let status = Whose::Ours.call("STATUS", &with(1).conf(1, &Value::Null), "", "");
+    assert!(status.ok, "{status:?}");
+}
