@@ -241,6 +241,7 @@ fn all_tracked_connections_to_several_ports_are_found_and_only_those() {
     let node = Node::new();
     let (world, pod) = (World::new(), Pod::new());
     chain(&node, json!({}), &[mapping(TCP, "tcp")]).add("a", &pod);
+    assert!(world.host.pings("192.0.2.1"), "nothing waits for its neighbour's address");
     let client = world.host.inside(|| UdpSocket::bind("192.0.2.2:5000").unwrap());
     for port in [1001, 1002, 1003] {
         client.send_to(b"x", ("192.0.2.1", port)).unwrap();
@@ -297,9 +298,9 @@ fn a_port_that_another_pod_has_is_refused_with_its_name_until_that_pod_is_gone()
     chain.del("second", &second.path(), &Value::Null);
     assert_eq!(node.ruleset(), rules, "nor by the DEL that follows it");
     // It dies, and nobody calls DEL; its end of the link goes with its namespace.
+    let before = node.links().len();
     drop(first);
-    let before = node.links();
-    while node.links().len() == before.len() {
+    while node.links().len() == before {
         std::thread::yield_now();
     }
     let result = chain.add("second", &second);

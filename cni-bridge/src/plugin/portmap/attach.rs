@@ -165,8 +165,8 @@ pub fn record(
 struct Removal {
     batch: Batch,
     removed: Vec<Removed>,
-    /// Interfaces whose `route_localnet` nobody needs any more.
-    localnet: Vec<String>,
+    /// Interfaces whose `route_localnet` nobody needs after the table is gone.
+    localnet: Vec<(String, Hostports)>,
 }
 
 impl Removal {
@@ -210,22 +210,35 @@ impl Removal {
 
     fn add_table(&mut self, socket: &mut NftSocket, hostports: &Hostports) -> Result<(), Error> {
         let names = socket.elements(hostports.table(), LOCALNET)?;
-        self.localnet.extend(names.iter().map(|found| name_of(&found.key)));
+        self.localnet.extend(names.iter().map(|found| (name_of(&found.key), hostports.clone())));
         hostports.remove(&mut self.batch);
         Ok(())
     }
 
     /// Says whether it was done.
     fn carry_out(self, socket: &mut NftSocket) -> Result<bool, Error> {
-        // Off before the rules go that guard the loopback.
-        self.localnet.iter().try_for_each(|name| localnet(name, false))?;
-        let is_done = socket.commit_unless(self.batch, &CHANGED)?;
-        if !is_done {
-            // The table stays, for a pod came meanwhile that may need it.
-            self.localnet.iter().try_for_each(|name| localnet(name, true))?;
+        if !socket.commit_unless(self.batch, &CHANGED)? {
+            return Ok(false);
         }
-        Ok(is_done)
+        self.localnet.iter().try_for_each(|(name, hostports)| localnet_off(socket, name, hostports))?;
+        Ok(true)
     }
+}
+
+/// Switches `route_localnet` off after the table that needed it, unless a pod comes meanwhile that needs it again: that
+/// one makes its table first and switches it on then, so whoever sees the table leaves it on.
+fn localnet_off(socket: &mut NftSocket, name: &str, hostports: &Hostports) -> Result<(), Error> {
+    for _ in 0..ATTEMPTS {
+        localnet(name, false)?;
+        if socket.table_use(hostports.table())?.is_none() {
+            break;
+        }
+        localnet(name, true)?;
+        if socket.table_use(hostports.table())?.is_some() {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// Removes a table without records: two last pods went at the same time, and each left it to the other.
