@@ -111,6 +111,8 @@ impl Link {
                 _ => {}
             }
         }
+        // Every kernel says whether it filters; one that cannot has no default VLAN.
+        self.filters_vlans = self.filters_vlans.filter(|_| self.default_vlan.is_some());
     }
 }
 

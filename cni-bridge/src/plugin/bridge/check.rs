@@ -137,7 +137,7 @@ fn check_gateway(
 /// The node's end is a port of the bridge. An attachment the reference made has another name for it, so the
 /// result's is taken: the interface of the node that is neither the bridge nor the gateway of a VLAN.
 fn check_host_end(plan: &Plan, result: &Success, bridge: &Link, node: &mut RouteSocket) -> Result<(), Error> {
-    let gateway = plan.settings.vlans.gateway_name(&plan.settings.bridge)?;
+    let gateway = plan.settings.vlans.gateway_name(&plan.settings.bridge).ok().flatten();
     let is_shared = |name: &String| *name == plan.settings.bridge || Some(name) == gateway.as_ref();
     let told = result
         .interfaces

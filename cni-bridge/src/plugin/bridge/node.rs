@@ -20,19 +20,18 @@ pub(super) struct Shared {
 impl Shared {
     /// Makes all of it, or finds it.
     pub fn ensure(plan: &Plan, wiring: &Wiring, node: &mut RouteSocket) -> Result<Shared, Error> {
-        let (bridge, is_new) = ensure_bridge(&plan.settings, node)?;
-        let gateway = match plan.settings.vlans.gateway_name(&bridge.name)? {
-            Some(name) if !wiring.gateways.is_empty() => {
-                Some(ensure_vlan_gateway(&name, &plan.settings, &bridge, node)?)
-            }
-            _ => None,
+        let (mut bridge, is_new) = ensure_bridge(&plan.settings, node)?;
+        let gateway = match wiring.gateways.is_empty() {
+            true => None,
+            false => plan.settings.vlans.gateway_name(&bridge.name)?,
         };
+        let gateway = gateway.map(|name| ensure_vlan_gateway(&name, &plan.settings, &bridge, node)).transpose()?;
         let holder = gateway.as_ref().unwrap_or(&bridge);
         for address in &wiring.gateways {
             ensure_address(*address, &wiring.gateways, holder, plan.settings.force_address, node)?;
         }
         if !is_new && !wiring.gateways.is_empty() && gateway.is_none() {
-            pin_mac(&bridge, node)?;
+            pin_mac(&mut bridge, node)?;
         }
         forward(wiring)?;
         Ok(Shared { bridge, gateway })
@@ -179,12 +178,13 @@ fn conflicts(address: IpNetwork, gateway: IpNetwork, gateways: &[IpNetwork]) -> 
 
 /// Gives a bridge of somebody else's a hardware address that stays: nobody may have set it, and then it changes with
 /// the ports, or is none at all once the last one is gone. One made here has it from birth.
-fn pin_mac(bridge: &Link, node: &mut RouteSocket) -> Result<(), Error> {
-    match bridge.mac {
-        Some(mac) if mac.is_random() => Ok(()),
-        Some(mac) if mac.0 != [0; 6] => Ok(node.apply(vec![link::set_mac(&bridge.name, mac)])?),
-        _ => Ok(node.apply(vec![link::set_mac(&bridge.name, Mac::random())])?),
+fn pin_mac(bridge: &mut Link, node: &mut RouteSocket) -> Result<(), Error> {
+    let mac = bridge.mac.filter(|mac| mac.0 != [0; 6]).unwrap_or_else(Mac::random);
+    if bridge.mac.is_none_or(|now| !now.is_random()) {
+        node.apply(vec![link::set_mac(&bridge.name, mac)])?;
+        bridge.mac = Some(mac);
     }
+    Ok(())
 }
 
 /// Makes the node forward the families that have a gateway here.
