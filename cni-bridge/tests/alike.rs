@@ -73,7 +73,8 @@ impl Case {
     /// Attaches a pod by one and detaches it by the other, on a node of its own.
     fn see(&self, adds: &Whose, deletes: &Whose) -> Seen {
         let work = || {
-            let node = Node::new();
+            // With a /run of its own, for the reference's iptables has a lock there.
+            let node = Node::with_own_state();
             let pod = Pod::new();
             let chain = self.chain(&node, adds.clone());
             let result = match chain.try_add("a", &pod) {

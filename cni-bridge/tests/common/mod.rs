@@ -149,7 +149,7 @@ impl Pod {
     }
 
     pub fn pings(&self, address: &str) -> bool {
-        let done = testkit::attempt(self.command("busybox").args(["ping", "-c", "1", "-W", "2", address]));
+        let done = testkit::attempt(self.command("busybox").args(["ping", "-c", "1", "-W", "20", address]));
         done.status.success()
     }
 }

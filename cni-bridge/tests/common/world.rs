@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::Pod;
 
 /// How long a word may take to arrive. Nothing waits that long unless something is wrong.
-const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a word that must not arrive is waited for.
 const IMPATIENCE: Duration = Duration::from_millis(300);
 
@@ -43,7 +43,7 @@ pub fn ip(words: &str) -> String {
 }
 
 pub fn node_pings(address: &str) -> bool {
-    testkit::attempt(Command::new("busybox").args(["ping", "-c", "1", "-W", "2", address])).status.success()
+    testkit::attempt(Command::new("busybox").args(["ping", "-c", "1", "-W", "20", address])).status.success()
 }
 
 /// Listens on every address, on a port the kernel chooses.
