@@ -5,6 +5,8 @@ use std::ffi::OsString;
 use std::time::SystemTime;
 
 use crate::ipam::{self, index, resolv_conf, store};
+use crate::plugin::flannel::delegate::{Delegated, Known};
+use crate::plugin::flannel::subnet::Subnet;
 use crate::plugin::{Call, bandwidth, bridge, firewall, static_ipam, tuning};
 use crate::spec::{Attachment, Config, Environment, Error, NetConfList, Success, Verb, Version, conflist};
 
@@ -28,6 +30,7 @@ pub fn stdin(text: &[u8]) -> Result<(), Error> {
         tuning::settings::Settings::read(&call).map(|settings| drop(settings.properties())),
         bandwidth::settings::Limits::read(&config).map(drop),
         firewall::settings::Settings::read(&config).map(drop),
+        delegated(&config),
         previous.map(drop),
     ];
     outcomes.into_iter().collect()
@@ -50,6 +53,18 @@ fn plan_bridge(call: &Call<'_>) -> Result<(), Error> {
     let plan = bridge::plan::Plan::new(call)?;
     let given = call.config.prev_result()?.unwrap_or_default();
     drop(bridge::plan::Wiring::new(&plan, given));
+    Ok(())
+}
+
+/// What flannel makes of it for the plugin it calls, which is a configuration like any.
+fn delegated(config: &Config) -> Result<(), Error> {
+    let (network, subnet) = ("10.244.0.0/16".parse(), "10.244.1.0/24".parse());
+    let networks = network.into_iter().collect();
+    let known = Known::All(Subnet { networks, subnets: subnet.into_iter().collect(), mtu: 1450, ip_masq: false });
+    let delegated = Delegated::new(config, &known)?;
+    drop(delegated.subnets());
+    let again = Config::parse(&delegated.stdin(config));
+    assert!(again.is_ok(), "a bug: {delegated:?}: {again:?}");
     Ok(())
 }
 
@@ -90,7 +105,7 @@ pub fn variables(text: &str) -> Result<(), Error> {
     environment(Verb::Add, lines[0]).map(drop)
 }
 
-/// What is read from files: a lease, an entry of the index, a `resolv.conf`, a list of plugins.
+/// What is read from files: a lease, an entry of the index, a `resolv.conf`, a `subnet.env`, a list of plugins.
 ///
 /// # Errors
 /// What is wrong with the last, the only one that can be refused.
@@ -102,6 +117,8 @@ pub fn file(text: &[u8]) -> Result<(), Error> {
     let again = index::parse(&index::compose(&entry.ips, entry.origin.as_ref()), SystemTime::UNIX_EPOCH);
     assert_eq!(entry, again, "a bug");
     drop(resolv_conf::parse(&said));
+    let _ = Subnet::parse(&said);
+    drop(Delegated::of_note(text).map(|note| note.subnets()));
     let list = NetConfList::parse(text)?;
     for plugin in &list.plugins {
         drop(list.stdin(plugin, &conflist::Call::default()));

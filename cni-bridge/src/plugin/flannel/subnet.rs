@@ -12,7 +12,6 @@
 //! Source: `WriteSubnetFile` of flannel, and flannel-io's cni-plugin, which reads it. The subnets are written as the
 //! gateway's address with the prefix length; the networks may be lists, with commas.
 
-use std::fs;
 use std::path::Path;
 
 use ipnetwork::IpNetwork;
@@ -50,7 +49,7 @@ impl Subnet {
     /// # Errors
     /// [`crate::spec::code::INVALID_CONFIG`] where it is not there, or says less than a plugin needs.
     pub fn read(path: &Path) -> Result<Subnet, Error> {
-        let text = fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+        let text = crate::small_file::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
         let read = text.and_then(|text| Subnet::parse(&text).map_err(|fault| format!("{}{fault}", path.display())));
         read.map_err(|fault| {
             Error::config(format!("failed to load flannel 'subnet.env' file: {fault}"))
@@ -58,8 +57,11 @@ impl Subnet {
         })
     }
 
-    /// Reads the text; a fault goes on after the file's name.
-    fn parse(text: &str) -> Result<Subnet, String> {
+    /// Reads the text.
+    ///
+    /// # Errors
+    /// The fault, in words that go on after the file's name.
+    pub fn parse(text: &str) -> Result<Subnet, String> {
         let mut found = Found::default();
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
