@@ -130,41 +130,50 @@ fn dial(ip: &str, port: u16) -> TcpStream {
     TcpStream::connect(SocketAddr::new(ip.parse().unwrap(), port)).unwrap()
 }
 
-/// How long a megabyte takes to the pod and from it.
-fn to_and_from(pod: &Pod) -> (Duration, Duration) {
-    const BYTES: usize = 1_000_000;
+const BYTES: usize = 120_000;
+
+/// How long they take to the pod.
+fn to(pod: &Pod) -> Duration {
     let inside = pod.inside(|| TcpListener::bind("10.1.2.2:0").unwrap());
     let port = inside.local_addr().unwrap().port();
     // A thread of this one: it is on the node too.
-    let to = transfer(BYTES, &inside, || dial("10.1.2.2", port));
+    transfer(BYTES, &inside, || dial("10.1.2.2", port))
+}
+
+/// How long they take from the pod.
+fn from(pod: &Pod) -> Duration {
     let outside = TcpListener::bind("10.1.2.1:0").unwrap();
     let port = outside.local_addr().unwrap().port();
-    let from = transfer(BYTES, &outside, || pod.inside(|| dial("10.1.2.1", port)));
-    (to, from)
+    transfer(BYTES, &outside, || pod.inside(|| dial("10.1.2.1", port)))
 }
 
 // The lower bound is the token bucket's own: it lets through its burst and then its rate, whatever the machine does.
-// The unlimited transfer is compared with it, and takes a hundredth of it on a quiet machine.
+// An unlimited transfer takes a hundredth of it; on a machine that is busy, one of some.
 #[test]
-fn a_megabyte_takes_as_long_as_the_limit_says_in_the_direction_that_has_one() {
+fn a_transfer_takes_as_long_as_the_limit_says_in_the_direction_that_has_one() {
     let node = Node::new();
-    // Two megabytes a second.
-    let bound = Duration::from_millis(480);
-    let limit = |direction: &str| json!({format!("{direction}Rate"): 16_000_000, format!("{direction}Burst"): 320_000});
+    // 200 kB a second, after 20 kB.
+    let bound = Duration::from_millis(490);
+    let limit = |direction: &str| json!({format!("{direction}Rate"): 1_600_000, format!("{direction}Burst"): 160_000});
     let cases = [(json!({}), [false, false]), (limit("ingress"), [true, false]), (limit("egress"), [false, true])];
-    for (conf, [to_is_limited, from_is_limited]) in cases {
+    for (conf, limited) in cases {
         let pod = Pod::new();
         let mut chain = chain(&node, Whose::Ours, conf.clone());
         chain.plugins[0]["runtimeConfig"] = json!({"ips": ["10.1.2.2"]});
         let result = chain.add("a", &pod);
-        let (to, from) = to_and_from(&pod);
-        for (took, is_limited) in [(to, to_is_limited), (from, from_is_limited)] {
-            assert_eq!(took >= bound, is_limited, "{conf}: {to:?} to the pod, {from:?} from it");
+        for (transfer, is_limited) in [to, from].iter().zip(limited) {
+            let took: Vec<Duration> = match is_limited {
+                true => vec![transfer(&pod)],
+                false => (0..10).map(|_| transfer(&pod)).take_while(|took| *took >= bound).collect(),
+            };
+            let is_slow = if is_limited { took[0] >= bound } else { took.len() == 10 };
+            assert_eq!(is_slow, is_limited, "{conf}: {took:?}");
         }
-        if from_is_limited {
+        if limited[1] {
             let device = testkit::output(Command::new("ip").args(["-s", "-j", "link", "show", &ifbs(&node)[0]]));
             let device: Value = serde_json::from_str(&device).unwrap();
-            assert!(device[0]["stats64"]["tx"]["bytes"].as_u64().unwrap() > 1_000_000, "all of it went by the device");
+            let sent = device[0]["stats64"]["tx"]["bytes"].as_u64().unwrap();
+            assert!(sent > BYTES as u64, "all of it went by the device");
         }
         chain.del("a", &pod.path(), &result);
     }
@@ -217,6 +226,17 @@ fn without_a_peer_on_the_node_nothing_is_done() {
     let uplink = ["link", "add", "up0", "type", "veth", "peer", "name", "eth0", "netns"];
     testkit::run(Command::new("ip").args(uplink).arg(pod.path()));
     assert!(add(&bare).message().contains("up0 is not in it"), "the peer is not one of this result");
+    pod.ip(&["link", "delete", "eth0"]);
+    // The peer is in a third namespace; on the node its index is another pair's.
+    let third = Pod::new();
+    testkit::run(
+        Command::new("ip").args(["link", "add", "decoy", "index", "77", "type", "veth", "peer", "name", "decoy1"]),
+    );
+    let pair = ["link", "add", "eth0", "type", "veth", "peer", "name", "far0", "index", "77", "netns"];
+    testkit::run(pod.command("ip").args(pair).arg(third.path()));
+    let mut decoyed = bare.clone();
+    decoyed["interfaces"] = json!([{"name": "decoy"}, {"name": "eth0", "sandbox": pod.path()}]);
+    assert!(add(&decoyed).message().contains("has no veth peer on the node"), "the decoy is somebody else's");
     assert_eq!((ifbs(&node), limits()), (vec![], vec![]));
 }
 

@@ -168,20 +168,17 @@ fn nerdctl() {
     engine.pods_reach_the_world("192.0.2.2", "192.0.2.1");
     engine.the_world_reaches_the_port();
     engine.check();
-    // Its firewall keeps other bridges out.
-    ip("link add other0 type bridge");
-    ip("address add 10.9.0.1/24 dev other0");
-    ip("link set other0 up");
+    // Its firewall keeps its networks apart, each on its bridge.
+    let mut other = Chain { name: "other".into(), ..engine.chain.clone() };
+    other.plugins[0]["bridge"] = json!("other0");
+    other.plugins[0]["ipam"]["ranges"] = json!([[{"subnet": "10.9.0.0/24"}]]);
     let stranger = Pod::new();
-    ip(&format!("link add port0 master other0 up type veth peer name eth0 netns {}", stranger.path()));
-    for words in ["address add 10.9.0.2/24 dev eth0", "link set eth0 up", "route add default via 10.9.0.1"] {
-        stranger.ip(&words.split(' ').collect::<Vec<_>>());
-    }
+    let strangers = other.add("stranger", &stranger);
     let listener = engine.first.0.inside(listen);
     let port = listener.local_addr().unwrap().port();
     assert!(engine.second.0.inside(|| reaches("10.4.0.2", port)), "of its own bridge");
-    assert!(!stranger.inside(|| reaches("10.4.0.2", port)), "of another bridge");
-    ip("link delete port0");
+    assert!(!stranger.inside(|| reaches("10.4.0.2", port)), "of another network's bridge");
+    other.del("stranger", &stranger.path(), &strangers);
     ip("link delete other0");
     engine.stop("nerdctl0");
 }
