@@ -84,12 +84,6 @@ impl Chain {
         Chain { whose, name: text("name"), version: text("cniVersion"), plugins, offers: json!({}) }
     }
 
-    /// A type that is planned and not there.
-    pub fn missing(&self) -> Option<&str> {
-        let mut kinds = self.plugins.iter().filter_map(|plugin| plugin["type"].as_str());
-        kinds.find(|kind| *kind != "cni-bridge" && cni_bridge::plugin::of_name(kind).is_none())
-    }
-
     /// Gives the plugins that have the capabilities these values.
     pub fn offering(self, offers: Value) -> Chain {
         Chain { offers, ..self }
