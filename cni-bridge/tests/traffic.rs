@@ -6,7 +6,7 @@ mod common;
 use std::collections::BTreeSet;
 use std::process::Command;
 
-use common::world::{World, converse, dial, listen, node_pings};
+use common::world::{World, converse, dial, listen, node_pings, reaches};
 use common::{Node, Pod, call, command, feed};
 use serde_json::json;
 
@@ -132,4 +132,23 @@ fn an_address_given_back_is_not_given_out_again_at_once() {
         node.del(&conf, "crashing", &pod);
     }
     assert_eq!(given, ["10.1.2.2/29", "10.1.2.3/29", "10.1.2.4/29", "10.1.2.5/29", "10.1.2.6/29", "10.1.2.2/29"]);
+}
+
+#[test]
+fn isolated_pods_reach_the_gateway_and_not_each_other() {
+    let node = Node::new();
+    let (a, b, open) = (Pod::new(), Pod::new(), Pod::new());
+    let isolated = node.dual(json!({"portIsolation": true}));
+    node.add(&isolated, "a", &a);
+    node.add(&isolated, "b", &b);
+    node.add(&node.dual(json!({})), "open", &open);
+    let listener = b.inside(listen);
+    let port = listener.local_addr().unwrap().port();
+    for address in ["10.1.2.3", "fd00:1::3"] {
+        assert!(!a.inside(|| reaches(address, port)), "{address}");
+        assert!(open.inside(|| reaches(address, port)), "{address} from a port that is not isolated");
+    }
+    for gateway in ["10.1.2.1", "fd00:1::1"] {
+        assert!(a.pings(gateway) && b.pings(gateway), "{gateway}");
+    }
 }
