@@ -96,9 +96,10 @@ fn the_default_vlan_is_kept_where_that_is_asked_for() {
     assert!(carried(&port(&result))[&100]);
     // The bridge's default may be another one, and may be the pod's.
     testkit::run(Command::new("ip").args(["link", "set", "br0", "type", "bridge", "vlan_default_pvid", "7"]));
-    let result = node.add(&links(json!({"vlan": 100})), "b", &Pod::new());
+    let (b, c) = (Pod::new(), Pod::new());
+    let result = node.add(&links(json!({"vlan": 100})), "b", &b);
     assert_eq!(carried(&port(&result)), [(100, true)].into());
-    let result = node.add(&links(json!({"vlan": 7})), "c", &Pod::new());
+    let result = node.add(&links(json!({"vlan": 7})), "c", &c);
     assert_eq!(carried(&port(&result)), [(7, true)].into());
 }
 

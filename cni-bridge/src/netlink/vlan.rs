@@ -89,18 +89,17 @@ pub fn filter(bridge: &str) -> Request {
     Request::new(format!("make the bridge {bridge} filter VLANs"), libc::RTM_NEWLINK, &message)
 }
 
-/// The VLANs of a bridge's ports and of itself, by the index of the interface. Grows with their number.
+/// The VLANs of every bridge and of every port of one, by the index of the interface. Grows with their number: the
+/// kernel cannot be asked for fewer.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
-pub fn list(socket: &mut RouteSocket, bridge: u32) -> Result<Vec<(u32, Vec<Membership>)>, Error> {
+pub fn list(socket: &mut RouteSocket) -> Result<Vec<(u32, Vec<Membership>)>, Error> {
     let query = LinkMessageBuilder::<LinkUnspec>::default()
         .interface_family(AddressFamily::Bridge)
-        .controller(bridge)
-        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan, LinkExtentMask::SkipStats]))
+        .append_extra_attribute(LinkAttribute::ExtMask(vec![LinkExtentMask::Brvlan]))
         .build();
-    let doing = format!("list the VLANs of the ports of the bridge with index {bridge}");
-    let answers = socket.dump(&Request::new(doing, libc::RTM_GETLINK, &query))?;
+    let answers = socket.dump(&Request::new("list the VLANs of bridge ports", libc::RTM_GETLINK, &query))?;
     Ok(answers.iter().map(|answer| (answer.number(4), read(answer))).collect())
 }
 

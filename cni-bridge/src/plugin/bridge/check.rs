@@ -158,15 +158,15 @@ fn check_host_end(plan: &Plan, result: &Success, bridge: &Link, node: &mut Route
     if let Some((.., what)) = wanted.iter().find(|(wanted, is, _)| *wanted && !is) {
         return Err(differs(format!("the port {} of the bridge {} is not {what}", host.name, bridge.name)));
     }
-    check_vlans(plan, bridge, &host, node)
+    check_vlans(plan, &host, node)
 }
 
 /// The port carries its VLANs.
-fn check_vlans(plan: &Plan, bridge: &Link, host: &Link, node: &mut RouteSocket) -> Result<(), Error> {
+fn check_vlans(plan: &Plan, host: &Link, node: &mut RouteSocket) -> Result<(), Error> {
     if !plan.settings.vlans.are_wanted() {
         return Ok(());
     }
-    let ports = vlan::list(node, bridge.index)?;
+    let ports = vlan::list(node)?;
     let carried: Vec<_> = ports.iter().filter(|(index, _)| *index == host.index).flat_map(|(_, all)| all).collect();
     for wanted in plan.settings.vlans.memberships() {
         let is_carried = |id: &u16| carried.iter().any(|now| now.ids.contains(id) && now.native == wanted.native);
