@@ -41,6 +41,7 @@ pub use criu::{CheckpointOptions, CriuOptions, RestoreOptions};
 pub use error::{Error, ErrorKind};
 pub use options::{CgroupDriver, CreateOptions, ExecOptions};
 pub use pending::Pending;
+pub use rootfs::{RootMount, mount_root, unmount_root};
 pub use runtime::Runtime;
 pub use state::{State, Status};
 pub use stats::{

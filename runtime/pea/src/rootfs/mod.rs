@@ -21,6 +21,7 @@ mod propagation;
 mod protect;
 mod root;
 mod source;
+mod supplied;
 mod sysctl;
 mod uncontained;
 
@@ -31,6 +32,7 @@ pub use option::names as option_names;
 pub use plan::Plan;
 pub use root::Root;
 pub use source::Sources;
+pub use supplied::{RootMount, mount_root, unmount_root};
 pub use uncontained::{detach, mount_id};
 
 /// What the mounts depend on besides the specification.

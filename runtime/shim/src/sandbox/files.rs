@@ -7,7 +7,6 @@ use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use nix::mount::{MsFlags, mount};
 use serde_json::{Value, json};
 
 use super::options::{Dns, PodFiles};
@@ -15,8 +14,8 @@ use crate::error::Error;
 use crate::mount::unmount;
 use crate::record;
 
-/// How large `/dev/shm` is, as container engines have it.
-const SHM: &str = "mode=1777,size=65536k";
+/// `/dev/shm` as container engines have it.
+const SHM: [&str; 5] = ["nosuid", "nodev", "noexec", "mode=1777", "size=65536k"];
 
 /// Where it is in a container.
 const SHM_PLACE: &str = "/dev/shm";
@@ -46,9 +45,9 @@ pub fn make(bundle: &Path, files: &PodFiles) -> Result<(), Error> {
     if files.private_shm {
         let shm = bundle.join("shm");
         fs::create_dir_all(&shm).map_err(failed("/dev/shm"))?;
-        let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
-        mount(Some("shm"), &shm, Some("tmpfs"), flags, Some(SHM))
-            .map_err(|errno| Error::io(format!("mount {}", shm.display()), errno))?;
+        let options = SHM.map(str::to_owned).to_vec();
+        let mount = pea::RootMount { kind: "tmpfs".into(), source: "shm".into(), options, ..Default::default() };
+        pea::mount_root(&shm, &[mount])?;
     }
     Ok(())
 }

@@ -97,7 +97,12 @@ impl Pod {
             format!("workdir={}", bundle.join("work").display()),
         ];
         let rootfs = vec![Mount { kind: "overlay".into(), source: "overlay".into(), options: options.to_vec() }];
-        let id = self.container_id(name);
+        self.create_on(name, rootfs, stdio).await
+    }
+
+    /// Creates a container of a bundle that is written already, on that root file system.
+    pub async fn create_on(&self, name: &str, rootfs: Vec<Mount>, stdio: Stdio) -> Result<u32, Error> {
+        let (id, bundle) = (self.container_id(name), self.bundle(name));
         self.shim.create(&CreateTask { id, bundle, rootfs, stdio }).await
     }
 
@@ -117,7 +122,8 @@ impl Pod {
         deleted
     }
 
-    fn config(&self, name: &str, program: &[&str], terminal: bool) -> Value {
+    /// The specification of a container that joins the pod.
+    pub fn config(&self, name: &str, program: &[&str], terminal: bool) -> Value {
         let mut namespaces = vec![json!({"type": "mount"})];
         for (namespace, kind, file) in
             [(Namespace::Ipc, "ipc", "ipc"), (Namespace::Network, "network", "net"), (Namespace::Uts, "uts", "uts")]
