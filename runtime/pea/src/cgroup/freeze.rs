@@ -50,7 +50,13 @@ fn not_in_time(dir: &Path) -> Error {
 
 fn freeze_v2(dir: &Path, end: Instant) -> Result<(), Error> {
     let (freeze, events) = (dir.join("cgroup.freeze"), dir.join("cgroup.events"));
-    let mut file = File::open(&events).map_err(|error| Error::io(format!("open {}", events.display()), error))?;
+    let mut file = File::open(&events).map_err(|error| match gone(&error) {
+        // As for a user who may make none, and whose container asked for no limit.
+        true => {
+            Error::new(ErrorKind::Unsupported, format!("the container has no cgroup of its own ({})", dir.display()))
+        }
+        false => Error::io(format!("open {}", events.display()), error),
+    })?;
     write(&freeze, "1").map_err(|error| Error::io(format!("write 1 to {}", freeze.display()), error))?;
     loop {
         // Read before it is polled: what has been read is no news.

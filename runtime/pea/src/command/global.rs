@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use nix::unistd::geteuid;
+use nix::unistd::{AccessFlags, access, geteuid};
 use tracing::Level;
 
 use crate::CgroupDriver;
@@ -103,7 +103,7 @@ impl Global {
     pub fn root(&self) -> PathBuf {
         match (&self.root, env::var_os("XDG_RUNTIME_DIR")) {
             (Some(root), _) => root.clone(),
-            (None, Some(dir)) if !geteuid().is_root() && !dir.is_empty() => Path::new(&dir).join("pea"),
+            (None, Some(dir)) if !dir.is_empty() && is_a_users() => Path::new(&dir).join("pea"),
             (None, _) => "/run/pea".into(),
         }
     }
@@ -137,6 +137,12 @@ impl Global {
             LogLevel::Debug => Level::DEBUG,
         }
     }
+}
+
+/// Whether the caller is a user of the machine and not its root, or is root of a user namespace that a container engine has
+/// made for such a user (podman). In a container with a user namespace /run is root's own.
+fn is_a_users() -> bool {
+    !geteuid().is_root() || in_user_namespace() && access("/run", AccessFlags::W_OK).is_err()
 }
 
 /// Whether root here is somebody else on the machine: the first user namespace maps all ids to themselves.
