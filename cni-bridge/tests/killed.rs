@@ -186,6 +186,15 @@ fn bridge_alone(node: &Node) -> Vec<Value> {
     vec![bridge(node)]
 }
 
+/// Without leases of ours, and with the check of MAC addresses: all that is noted of a pod is in nf_tables.
+fn bridge_without_leases(_: &Node) -> Vec<Value> {
+    let addresses = json!([{"address": "10.1.2.7/24", "gateway": "10.1.2.1"}]);
+    vec![json!({
+        "type": "bridge", "bridge": "br0", "isGateway": true, "ipMasq": true, "macspoofchk": true,
+        "ipam": {"type": "static", "addresses": addresses},
+    })]
+}
+
 /// One of each, with something to do.
 fn everything(node: &Node) -> Vec<Value> {
     let mappings = json!([
@@ -213,6 +222,14 @@ fn an_add_of_the_bridge() {
 fn a_del_of_the_bridge() {
     if let Some(walk) = Walk::new(bridge_alone) {
         walk.dels(3);
+    }
+}
+
+#[test]
+fn an_add_and_a_del_of_a_bridge_without_leases() {
+    if let Some(walk) = Walk::new(bridge_without_leases) {
+        walk.adds(5);
+        walk.dels(5);
     }
 }
 

@@ -41,7 +41,7 @@ pub use chain::{Base, Family, Hook, Kind, Table, priority};
 pub use encoder::COMMENT_MAX;
 pub use expression::{Is, Verdict};
 pub use query::{FoundChain, FoundElement, FoundRule};
-pub use rule::{Key, Rule, interface};
+pub use rule::{Key, Rule, interface, interface_name};
 pub use set::{Element, Held, Holds, Set, Type, concatenate};
 
 /// The bytes of a transaction that a socket takes without being asked to: the kernel's default is 208 KiB each way, with

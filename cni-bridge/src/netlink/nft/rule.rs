@@ -86,6 +86,11 @@ pub fn interface(name: &str) -> Vec<u8> {
     bytes
 }
 
+/// The interface whose name a register, or the key of a set, holds.
+pub fn interface_name(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned()
+}
+
 /// An address as a header has it.
 pub fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {

@@ -7,7 +7,7 @@ use super::del::remove_rules;
 use super::settings::{Settings, bridge_name};
 use super::{attachment_of_alias, host_name, legacy, masquerade, spoof};
 use crate::netlink::nft::Family;
-use crate::netlink::{RouteSocket, link};
+use crate::netlink::{Link, RouteSocket, link};
 use crate::plugin::Call;
 use crate::spec::{Attachment, CniArgs, Config, Error, code};
 
@@ -28,16 +28,20 @@ pub fn gc(call: &Call<'_>) -> Result<(), Error> {
 }
 
 /// Removes the pairs whose alias names this network and nobody valid. Reads all veths: the one verb that may.
+///
+/// An ADD that was killed may have left a pair without an alias; what was noted of its port in nf_tables before names it.
 fn collect_veths(config: &Config, valid: &[Attachment]) -> Result<(), Error> {
-    let mut node = RouteSocket::open()?;
+    let (mut node, network) = (RouteSocket::open()?, &config.name);
     let bridge = link::by_name(&mut node, &bridge_name(config)?)?.map(|bridge| bridge.index);
-    let stale: Vec<_> = link::of_kind(&mut node, InfoKind::Veth)?
-        .into_iter()
-        .filter(|link| link.controller == bridge)
-        .filter(|link| attachment_of_alias(&config.name, &link.alias).is_some_and(|holder| !valid.contains(&holder)))
-        .map(|link| link::delete(&link.name))
-        .collect();
-    Ok(node.apply(stale)?)
+    let is_stale =
+        |link: &Link| attachment_of_alias(network, &link.alias).is_some_and(|holder| !valid.contains(&holder));
+    let veths = link::of_kind(&mut node, InfoKind::Veth)?;
+    let stale = veths.into_iter().filter(|link| link.controller == bridge && is_stale(link));
+    let mut names: Vec<_> = stale.map(|link| link.name).collect();
+    let keep: Vec<_> = valid.iter().map(|attachment| host_name(network, attachment)).collect();
+    let noted = [masquerade::users(network), spoof::ports(network)].into_iter().flat_map(Result::unwrap_or_default);
+    names.extend(noted.filter(|name| !keep.contains(name)));
+    Ok(node.apply(names.iter().map(|name| link::delete(name)).collect())?)
 }
 
 /// Has the addresses of others given back. Their pairs go first, should one have had no alias.

@@ -38,7 +38,7 @@ use nix::errno::Errno;
 use crate::netlink::Error;
 use crate::netlink::nft::{
     Base, Batch, COMMENT_MAX, Element, Exists, Family, Holds, Hook, Is, Kind, NftSocket, Place, Rule, Set, Table, Type,
-    interface, priority,
+    interface, interface_name, priority,
 };
 
 const CHAIN: &str = "postrouting";
@@ -161,15 +161,22 @@ pub fn let_go(network: &str, users: &[String]) -> Result<(), Error> {
     socket.commit_unless(batch, &[Errno::ENOENT, Errno::EBUSY]).map(drop)
 }
 
+/// Who uses it.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn users(network: &str) -> Result<Vec<String>, Error> {
+    let name = users_table(network);
+    let users = NftSocket::open()?.elements(Table::new(Family::Inet, &name), USERS)?;
+    Ok(users.iter().map(|user| interface_name(&user.key)).collect())
+}
+
 /// Ends the use of all users but those.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn let_go_of_others(network: &str, keep: &[String]) -> Result<(), Error> {
-    let name = users_table(network);
-    let users = NftSocket::open()?.elements(Table::new(Family::Inet, &name), USERS)?;
-    let name = |key: &[u8]| String::from_utf8_lossy(key).trim_end_matches('\0').to_owned();
-    let gone: Vec<_> = users.iter().map(|user| name(&user.key)).filter(|user| !keep.contains(user)).collect();
+    let gone: Vec<_> = users(network)?.into_iter().filter(|user| !keep.contains(user)).collect();
     let_go(network, &gone)
 }
 

@@ -30,7 +30,7 @@ use nix::errno::Errno;
 use super::{host_name, masquerade};
 use crate::netlink::nft::{
     Base, Batch, Element, Exists, Family, Holds, Hook, Key, Kind, NftSocket, Place, Rule, Set, Table, Type,
-    concatenate, interface, priority,
+    concatenate, interface, interface_name, priority,
 };
 use crate::netlink::{Error, Mac};
 use crate::spec::Attachment;
@@ -106,6 +106,16 @@ pub fn is_there(network: &str, attachment: &Attachment, mac: Mac) -> Result<bool
         && !socket.rules(table, ENTRY)?.is_empty())
 }
 
+/// The ports of the network that are checked.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn ports(network: &str) -> Result<Vec<String>, Error> {
+    let name = table(network);
+    let ports = NftSocket::open()?.elements(Table::new(Family::Bridge, &name), PORTS.name)?;
+    Ok(ports.iter().map(|port| interface_name(&port.key)).collect())
+}
+
 /// Ends the check of all attachments of the network but those.
 ///
 /// # Errors
@@ -113,10 +123,10 @@ pub fn is_there(network: &str, attachment: &Attachment, mac: Mac) -> Result<bool
 pub fn remove_others(network: &str, keep: &[Attachment]) -> Result<(), Error> {
     let name = table(network);
     let table = Table::new(Family::Bridge, &name);
-    let keep: Vec<_> = keep.iter().map(|attachment| interface(&host_name(network, attachment))).collect();
+    let keep: Vec<_> = keep.iter().map(|attachment| host_name(network, attachment)).collect();
     let mut socket = NftSocket::open()?;
-    for port in socket.elements(table, PORTS.name)?.iter().filter(|port| !keep.contains(&port.key)) {
-        remove_port(&mut socket, table, String::from_utf8_lossy(&port.key).trim_end_matches('\0'))?;
+    for port in ports(network)?.iter().filter(|port| !keep.contains(port)) {
+        remove_port(&mut socket, table, port)?;
     }
     remove_table_if_unused(&mut socket, table)
 }
