@@ -40,8 +40,8 @@ fn host_local(call: &Call<'_>) -> Result<(), Error> {
     ipam::config::store(call.config)?;
     let config = ipam::Config::read(call.config, &call.environment.args)?;
     for set in &config.sets {
-        let last = set.candidates(None).take(1000).last().map(|(ip, _)| ip);
-        let next = set.candidates(last).take(1000).count();
+        let last = set.candidates(None).take(50).last().map(|(ip, _)| ip);
+        let next = set.candidates(last).take(50).count();
         drop(format!("{set} of {}: {next}", set.capacity()));
     }
     Ok(())

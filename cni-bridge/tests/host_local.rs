@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::process::{Command, Stdio};
 
 use common::leases::{Ipam, add, call, command, del, refused};
-use common::{PLUGIN, Pod, feed, merge};
+use common::{PLUGIN, feed, merge};
 use serde_json::{Value, json};
 
 // Behaviours 73, 74, 75, 76, 81.
@@ -299,73 +299,6 @@ fn gc_frees_what_is_not_on_the_list_of_this_network_only() {
     }
     assert!(ipam.dir.path().join("other/10.1.2.2").exists());
     assert!(ipam.net().join("last_reserved_ip.0").exists() && ipam.net().join("lock").exists());
-}
-
-#[test]
-fn leases_of_an_earlier_boot_are_given_anew_when_nothing_else_is_left() {
-    let ipam = Ipam::new();
-    let conf = ipam.of("10.1.2.0/29");
-    for (address, old) in [(2, true), (3, false), (4, true), (5, true)] {
-        ipam.lease(&format!("10.1.2.{address}"), &format!("reference{address}\r\neth0"), old);
-    }
-    // One of the old ones lives on, as a pod that its runtime restored with the same address would.
-    let living = Pod::new();
-    living.ip(&["link", "set", "lo", "up"]);
-    living.ip(&["address", "add", "10.1.2.4/32", "dev", "lo"]);
-    assert_eq!(add(&conf, "a"), ["10.1.2.6/29"], "what is free comes first");
-    assert_eq!(ipam.leased().len(), 5);
-    assert!(call("STATUS", &conf, "").ok, "an address can be had");
-    assert_eq!(ipam.leased().len(), 5, "and asking frees none");
-    let first = add(&conf, "b");
-    assert!(["10.1.2.2/29", "10.1.2.5/29"].contains(&first[0].as_str()), "{first:?}");
-    let second = add(&conf, "c");
-    assert!(["10.1.2.2/29", "10.1.2.5/29"].contains(&second[0].as_str()) && first != second, "{second:?}");
-    assert!(refused(&conf, "d").contains("no IP addresses available"));
-    assert_eq!(
-        (ipam.text("10.1.2.3"), ipam.text("10.1.2.4")),
-        ("reference3\r\neth0".into(), "reference4\r\neth0".into())
-    );
-}
-
-#[test]
-fn leases_of_namespaces_that_are_gone_are_given_anew_and_never_those_of_live_ones() {
-    let ipam = Ipam::new();
-    let conf = ipam.of("10.1.2.0/29");
-    let mut pods: Vec<_> = (0..5).map(|_| Pod::new()).collect();
-    for (number, pod) in pods.iter().enumerate() {
-        let answer =
-            feed(&mut command("ADD", &format!("pod{number}"), "eth0", &pod.path()), conf.to_string().as_bytes());
-        assert!(answer.ok, "{answer:?}");
-    }
-    assert!(refused(&conf, "late").contains("no IP addresses available"), "all live");
-    assert_eq!(call("STATUS", &conf, "").code(), 50);
-    drop(pods.remove(2));
-    assert!(call("STATUS", &conf, "").ok);
-    assert_eq!(add(&conf, "late"), ["10.1.2.4/29"]);
-    assert!(refused(&conf, "later").contains("no IP addresses available"));
-    del(&conf, "pod2");
-    assert_eq!(ipam.text("10.1.2.4"), "late\r\neth0", "the late DEL of the dead one takes nothing from its successor");
-}
-
-#[test]
-fn a_container_whose_namespace_is_gone_gets_its_address_back() {
-    let ipam = Ipam::new();
-    let conf = ipam.conf(json!({}));
-    let first = Pod::new();
-    let start = |pod: &Pod| feed(&mut command("ADD", "a", "eth0", &pod.path()), conf.to_string().as_bytes());
-    assert_eq!(start(&first).json()["ips"][0]["address"], "10.1.2.2/24");
-    add(&conf, "b");
-    let second = Pod::new();
-    assert!(start(&second).message().contains("duplicate allocation is not allowed"), "the first lives");
-    drop(first);
-    assert_eq!(start(&second).json()["ips"][0]["address"], "10.1.2.2/24");
-    assert!(start(&second).message().contains("duplicate allocation"));
-    // A lease that the reference wrote in this boot is nobody's to take; one of an earlier boot is.
-    ipam.lease("10.1.2.70", "c\r\neth0", false);
-    assert!(refused(&conf, "c").contains("10.1.2.70 has been allocated to c"));
-    ipam.age("10.1.2.70");
-    assert_eq!(add(&conf, "c"), ["10.1.2.70/24"]);
-    assert_eq!(ipam.leased(), ["10.1.2.2", "10.1.2.3", "10.1.2.70"]);
 }
 
 #[test]

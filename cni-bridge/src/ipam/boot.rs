@@ -1,16 +1,23 @@
 //! Which boot this is, and when it began.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::OnceLock;
 use std::time::{Duration, SystemTime};
 
 use nix::sys::statfs::{TMPFS_MAGIC, statfs};
 
-/// The identity of this boot (`random(4)`); none without procfs.
-pub fn id() -> Option<String> {
-    let text = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(text.trim().to_owned()).filter(|id| !id.is_empty())
+/// The identity of this boot (`random(4)`), a UUID; none without procfs. Read once, by one read(2).
+pub fn id() -> Option<&'static str> {
+    static ID: OnceLock<Option<String>> = OnceLock::new();
+    let read = || {
+        let mut text = [0; 36];
+        File::open("/proc/sys/kernel/random/boot_id").ok()?.read_exact(&mut text).ok()?;
+        String::from_utf8(text.to_vec()).ok()
+    };
+    ID.get_or_init(read).as_deref()
 }
 
 /// A time no file of this boot is older than; none when that cannot be known.

@@ -38,7 +38,7 @@ pub struct Origin {
 impl Origin {
     /// An attachment made now for the namespace at `path`.
     pub fn now(path: Option<&Path>) -> Option<Origin> {
-        Some(Origin { boot: boot::id()?, namespace: path.and_then(Namespace::at) })
+        Some(Origin { boot: boot::id()?.to_owned(), namespace: path.and_then(Namespace::at) })
     }
 }
 
@@ -188,7 +188,7 @@ impl Index {
     /// by some seconds and nanoseconds that are another boot's others.
     fn seal_time(&self) -> Option<SystemTime> {
         let changed = fs::metadata(&self.directory).ok()?.modified().ok()?;
-        let hash = crate::plugin::hash(&[&boot::id()?]);
+        let hash = crate::plugin::hash(&[boot::id()?]);
         // From one second to a quarter of an hour, in nanoseconds.
         changed.checked_sub(Duration::from_nanos(1_000_000_000 + hash % 900_000_000_000))
     }

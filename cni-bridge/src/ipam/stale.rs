@@ -51,17 +51,17 @@ impl Suspect {
 
 /// This boot.
 struct Boot {
-    id: Option<String>,
+    id: Option<&'static str>,
     began: Option<SystemTime>,
 }
 
 impl Boot {
     fn suspects(&self, ip: IpAddr, written: SystemTime, entry: Option<Entry>) -> Option<Option<(u64, u64)>> {
         // Without procfs nothing is known, and nothing suspected.
-        let id = self.id.as_ref()?;
+        let id = self.id?;
         let ours = entry.filter(|entry| entry.ips.contains(&ip) && written <= entry.written);
         match ours.and_then(|entry| entry.origin) {
-            Some(origin) if origin.boot == *id => {
+            Some(origin) if origin.boot == id => {
                 let namespace = origin.namespace.filter(|namespace| !Namespace::is_at(namespace))?;
                 Some(Some((namespace.device, namespace.inode)))
             }
@@ -103,7 +103,7 @@ mod tests {
 
     /// A lease written at 100, in a boot that began at `began`.
     fn suspected(began: Option<u64>, entry: Option<Entry>) -> Option<Option<(u64, u64)>> {
-        Boot { id: Some("now".into()), began: began.map(at) }.suspects(IP.parse().unwrap(), at(100), entry)
+        Boot { id: Some("now"), began: began.map(at) }.suspects(IP.parse().unwrap(), at(100), entry)
     }
 
     fn entry(boot: &str, namespace: Option<Namespace>, written: u64) -> Option<Entry> {

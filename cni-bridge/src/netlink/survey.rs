@@ -2,13 +2,15 @@
 //!
 //! It grows with all that runs on the node: only for when the alternative is to refuse a pod.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs;
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
 
 use super::{Error, Netns, RouteSocket, address};
 
@@ -26,76 +28,95 @@ pub struct Survey {
 /// # Errors
 /// When something could not be looked at: what was not seen may live there. What ends meanwhile is no error.
 pub fn survey() -> Result<Survey, Error> {
-    let mut found = BTreeMap::new();
-    let looked = find(&mut found);
-    looked.map_err(|error| Error::io("look for network namespaces", error))?;
-    let home = Netns::current()?;
-    let mut addresses = BTreeSet::new();
-    for path in found.values() {
-        let netns = match Netns::open(path) {
-            Err(error) if error.errno().is_some_and(is_gone) => continue,
-            opened => opened?,
-        };
-        let mut socket = netns.inside(&home, RouteSocket::open)??;
-        addresses.extend(address::everywhere(&mut socket)?);
+    let mut surveyor = Surveyor { home: Netns::current()?, found: Survey::default() };
+    surveyor.mounts()?;
+    for process in fs::read_dir("/proc").map_err(looking)? {
+        let process = process.map_err(looking)?.path();
+        if process.file_name().is_some_and(|name| name.as_bytes().iter().all(u8::is_ascii_digit)) {
+            match surveyor.process(&process) {
+                Err(error) if error.errno() == Some(Errno::EACCES) && may_do_more_than_we(&process) => {}
+                looked => looked?,
+            }
+        }
     }
-    Ok(Survey { namespaces: found.into_keys().collect(), addresses })
+    Ok(surveyor.found)
 }
 
-fn is_gone(errno: nix::errno::Errno) -> bool {
-    matches!(errno, nix::errno::Errno::ENOENT | nix::errno::Errno::ESRCH)
+fn looking(error: io::Error) -> Error {
+    Error::io("look for network namespaces", error)
 }
 
 /// What has ended since it was listed is none.
-fn there<T>(outcome: io::Result<T>) -> io::Result<Option<T>> {
+fn there<T>(outcome: io::Result<T>) -> Result<Option<T>, Error> {
     match outcome {
-        Err(error) if error.raw_os_error().is_some_and(|errno| is_gone(nix::errno::Errno::from_raw(errno))) => Ok(None),
-        outcome => outcome.map(Some),
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => Ok(None),
+        outcome => outcome.map(Some).map_err(looking),
     }
 }
 
-fn find(found: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
-    for mount in mounts(&fs::read_to_string("/proc/self/mountinfo")?) {
-        add(mount, found)?;
-    }
-    for process in fs::read_dir("/proc")? {
-        let process = process?;
-        if !process.file_name().as_bytes().iter().all(u8::is_ascii_digit) {
-            continue;
-        }
-        match find_of(&process.path(), found) {
-            // Process 1 may have capabilities that we have not, and then does not let itself be looked at. It is
-            // the machine's first, or the first of the container we are in: no pod.
-            Err(error) if error.kind() == io::ErrorKind::PermissionDenied && process.file_name() == "1" => {}
-            looked => looked?,
-        }
-    }
-    Ok(())
+struct Surveyor {
+    home: Netns,
+    found: Survey,
 }
 
-/// Of one process: its threads' namespaces, and those it has open.
-fn find_of(process: &Path, found: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
-    let Some(threads) = there(fs::read_dir(process.join("task")))? else { return Ok(()) };
-    for thread in threads {
-        let Some(thread) = there(thread)? else { continue };
-        add(thread.path().join("ns/net"), found)?;
+impl Surveyor {
+    fn mounts(&mut self) -> Result<(), Error> {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").map_err(looking)?;
+        mounts(&mountinfo).iter().try_for_each(|path| self.namespace(path))
     }
-    let Some(files) = there(fs::read_dir(process.join("fd")))? else { return Ok(()) };
-    for file in files {
-        let Some(path) = there(file)?.map(|file| file.path()) else { continue };
-        let target = there(fs::read_link(&path))?;
-        if target.is_some_and(|target| target.as_os_str().as_bytes().starts_with(b"net:[")) {
-            add(path, found)?;
+
+    /// A process: its threads' namespaces, and those it has open.
+    fn process(&mut self, process: &Path) -> Result<(), Error> {
+        let Some(threads) = there(fs::read_dir(process.join("task")))? else { return Ok(()) };
+        for thread in threads {
+            let Some(thread) = there(thread)? else { continue };
+            self.namespace(&thread.path().join("ns/net"))?;
         }
+        let Some(files) = there(fs::read_dir(process.join("fd")))? else { return Ok(()) };
+        for file in files {
+            let Some(path) = there(file)?.map(|file| file.path()) else { continue };
+            let target = there(fs::read_link(&path))?;
+            if target.is_some_and(|target| target.as_os_str().as_bytes().starts_with(b"net:[")) {
+                self.namespace(&path)?;
+            }
+        }
+        Ok(())
     }
-    Ok(())
+
+    /// A namespace, which may be known already.
+    fn namespace(&mut self, path: &Path) -> Result<(), Error> {
+        let Some(meta) = there(fs::metadata(path))? else { return Ok(()) };
+        if self.found.namespaces.contains(&(meta.dev(), meta.ino())) {
+            return Ok(());
+        }
+        let netns = match Netns::open(path) {
+            // Gone since, or the descriptor is another file's by now.
+            Err(Error::NotANamespace { .. }) => return Ok(()),
+            Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ESRCH)) => return Ok(()),
+            opened => opened?,
+        };
+        let meta = netns.file().metadata().map_err(looking)?;
+        let mut socket = netns.inside(&self.home, RouteSocket::open)??;
+        self.found.addresses.extend(address::everywhere(&mut socket)?);
+        self.found.namespaces.insert((meta.dev(), meta.ino()));
+        Ok(())
+    }
 }
 
-fn add(path: PathBuf, found: &mut BTreeMap<(u64, u64), PathBuf>) -> io::Result<()> {
-    if let Some(meta) = there(fs::metadata(&path))? {
-        found.entry((meta.dev(), meta.ino())).or_insert(path);
+/// Whether a process has a capability that this one has not. Then it does not let itself be looked at, and is no pod:
+/// whoever makes pods has no less than they.
+fn may_do_more_than_we(process: &Path) -> bool {
+    let permitted = |status: &str, key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        u64::from_str_radix(line.trim(), 16).ok()
+    };
+    let read = |path: &Path, key: &str| permitted(&fs::read_to_string(path).ok()?, key);
+    match (read(&process.join("status"), "CapPrm:"), read(Path::new("/proc/self/status"), "CapEff:")) {
+        (Some(theirs), Some(ours)) => theirs & !ours != 0,
+        // It has ended.
+        (None, _) => true,
+        (_, None) => false,
     }
-    Ok(())
 }
 
 /// Where network namespaces are mounted, of `mountinfo` (`proc(5)`): a root `net:[inode]` of type nsfs.

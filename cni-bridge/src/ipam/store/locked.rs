@@ -1,7 +1,7 @@
 //! The leases of a network under its lock.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -233,6 +233,15 @@ impl Locked {
     }
 }
 
+/// Writes a file in place. Not emptied first: ext4 then writes it to the disk at once, to be safe against a power
+/// cut (`auto_da_alloc` in `ext4(5)`), which is not worth it here.
+fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.write_all(text)?;
+    let length = u64::try_from(text.len()).unwrap_or_default();
+    if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
+}
+
 impl Leases for Locked {
     type Error = StoreError;
 
@@ -244,8 +253,7 @@ impl Leases for Locked {
 
     fn set_last(&mut self, set: usize, ip: IpAddr) -> Result<()> {
         let path = self.store.leases.join(format!("last_reserved_ip.{set}"));
-        let opened = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path);
-        opened.and_then(|mut file| file.write_all(ip.to_string().as_bytes())).map_err(failed("write", &path))
+        overwrite(&path, ip.to_string().as_bytes()).map_err(failed("write", &path))
     }
 
     fn take(&mut self, ip: IpAddr, owner: &Attachment) -> Result<bool> {

@@ -34,6 +34,10 @@ fn the_files_are_those_of_host_local() {
     names.sort();
     assert_eq!(names, ["10.0.0.2", "fd00::2", "last_reserved_ip.0", "lock"]);
     assert_eq!(locked.last(0).unwrap(), Some(ip("10.0.0.2")));
+    for address in ["10.0.0.200", "10.0.0.9"] {
+        locked.set_last(0, ip(address)).unwrap();
+        assert_eq!(read("last_reserved_ip.0"), address, "nothing stays of a longer one");
+    }
 }
 
 #[test]
