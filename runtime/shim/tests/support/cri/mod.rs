@@ -43,9 +43,8 @@ impl Node {
 
     /// Starts one whose pods need no pause container; `None` where containerd is too old for that.
     pub async fn pauseless() -> Option<Self> {
-        let version = testkit::output(Command::new("containerd").arg("--version"));
-        let major = |word: &str| word.trim_start_matches('v').split('.').next()?.parse::<u32>().ok();
-        if version.split_whitespace().find_map(major).is_none_or(|major| major < 2) {
+        let version = version();
+        if !serves_pauseless(&version) {
             testkit::skip(&format!(
                 "pods without a pause container need containerd 2.1 (scripts/test --sid); this is {version}"
             ));
@@ -67,6 +66,7 @@ impl Node {
             "type": "cni-bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false,
             "ipam": {"type": "host-local", "subnet": "10.88.0.0/24", "dataDir": dir.path().join("leases")}}]});
         fs::write(dir.path().join("cni-conf/10-pods.conflist"), network.to_string()).unwrap();
+        fs::write(dir.path().join("runtime.toml"), format!("Root = \"{}/pea\"\n", dir.path().display())).unwrap();
         fs::write(dir.path().join("config.toml"), configuration(dir.path(), sandboxer)).unwrap();
         let daemon = daemon(dir.path());
         let cri = connect(dir.path()).await;
@@ -140,12 +140,22 @@ impl Node {
         name: &str,
         more: impl FnOnce(Message, Message) -> (Message, Message),
     ) -> Result<Pod, Status> {
+        self.run_pod_by("", name, more).await
+    }
+
+    /// The same, by one of the runtimes in the configuration.
+    pub async fn run_pod_by(
+        &self,
+        runtime: &str,
+        name: &str,
+        more: impl FnOnce(Message, Message) -> (Message, Message),
+    ) -> Result<Pod, Status> {
         let metadata = Message::new().text(1, name).text(2, &format!("uid-{name}")).text(3, "default");
         let logs = self.dir.path().join("logs").display().to_string();
         let config = Message::new().message(1, metadata).text(2, name).text(3, &logs);
         let (config, linux) = more(config, Message::new().text(1, &self.cgroup()));
         let config = config.message(8, linux);
-        let reply = self.call("RunPodSandbox", &Message::new().message(1, config.clone())).await?;
+        let reply = self.call("RunPodSandbox", &Message::new().message(1, config.clone()).text(2, runtime)).await?;
         Ok(Pod { id: reply.text(&[1]), config })
     }
 
@@ -235,6 +245,14 @@ impl Node {
         self.of("RemovePodSandbox", &pod.id).await;
     }
 
+    /// The containers in pea's state root, which the configuration names.
+    pub fn kept_by_pea(&self) -> Vec<String> {
+        let kept = fs::read_dir(self.dir.path().join("pea/k8s.io")).into_iter().flatten().flatten();
+        let names = kept.map(|entry| entry.file_name().into_string().unwrap());
+        // What it keeps of seccomp profiles is no container.
+        names.filter(|name| !name.starts_with('@')).collect()
+    }
+
     /// What is left of pods, one item a line; empty when all is clean.
     pub fn remains(&self) -> Vec<String> {
         let mut left: Vec<String> =
@@ -247,6 +265,7 @@ impl Node {
             let entries = fs::read_dir(self.dir.path().join("state").join(directory)).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| entry.path().display().to_string()));
         }
+        left.extend(self.kept_by_pea());
         let leases = fs::read_dir(self.dir.path().join("leases/pods")).into_iter().flatten().flatten();
         left.extend(
             leases.map(|lease| lease.file_name().into_string().unwrap()).filter(|name| name.starts_with("10.")),
@@ -269,19 +288,37 @@ fn is_daemons(mount: &str) -> bool {
 }
 
 /// pid: CONTAINER, the others: POD.
-fn own_processes() -> Message {
+pub fn own_processes() -> Message {
     Message::new().number(2, 1)
+}
+
+/// What containerd says it is.
+pub fn version() -> String {
+    testkit::output(Command::new("containerd").arg("--version"))
+}
+
+/// Whether a containerd of that version lets the shim make sandboxes.
+pub fn serves_pauseless(version: &str) -> bool {
+    let major = |word: &str| word.trim_start_matches('v').split('.').next()?.parse::<u32>().ok();
+    version.split_whitespace().find_map(major).is_some_and(|major| major >= 2)
 }
 
 /// Who makes the sandboxes of pods: containerd with a pause container, or (from 2.1) the shim.
 ///
 /// `PEA_SANDBOXER=shim` has all tests of CRI run without pause containers.
-fn sandboxer() -> String {
+pub fn sandboxer() -> String {
     std::env::var("PEA_SANDBOXER").unwrap_or_else(|_| "podsandbox".into())
 }
 
 fn configuration(dir: &Path, sandboxer: &str) -> String {
     let dir = dir.display();
+    // With a sandbox of the shim's, containerd 2.1.9 cannot hand options of this type on.
+    let options = match sandboxer {
+        "shim" => String::new(),
+        _ => format!(
+            "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.pea.options]\nConfigPath = \"{dir}/runtime.toml\""
+        ),
+    };
     format!(
         r#"version = 2
 root = "{dir}/root"
@@ -305,6 +342,16 @@ default_runtime_name = "pea"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pea]
 runtime_type = "io.containerd.pea.v2"
 sandboxer = "{sandboxer}"
+{options}
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pauseless]
+runtime_type = "io.containerd.pea.v2"
+sandboxer = "shim"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
+BinaryName = "crun"
 "#
     )
 }
