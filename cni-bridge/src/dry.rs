@@ -7,7 +7,7 @@ use std::time::SystemTime;
 use crate::ipam::{self, index, resolv_conf, store};
 use crate::plugin::flannel::delegate::{Delegated, Known};
 use crate::plugin::flannel::subnet::Subnet;
-use crate::plugin::{Call, bandwidth, bridge, firewall, static_ipam, tuning};
+use crate::plugin::{Call, bandwidth, bridge, firewall, portmap, static_ipam, tuning};
 use crate::spec::{Attachment, Config, Environment, Error, NetConfList, Success, Verb, Version, conflist};
 
 /// Stdin, as every type reads it and plans by it.
@@ -30,6 +30,7 @@ pub fn stdin(text: &[u8]) -> Result<(), Error> {
         tuning::settings::Settings::read(&call).map(|settings| drop(settings.properties())),
         bandwidth::settings::Limits::read(&config).map(drop),
         firewall::settings::Settings::read(&config).map(drop),
+        portmap::settings::Settings::read(&config).map(drop),
         delegated(&config),
         previous.map(drop),
     ];
@@ -105,7 +106,8 @@ pub fn variables(text: &str) -> Result<(), Error> {
     environment(Verb::Add, lines[0]).map(drop)
 }
 
-/// What is read from files: a lease, an entry of the index, a `resolv.conf`, a `subnet.env`, a list of plugins.
+/// What is read from files: a lease, an entry of the index, a `resolv.conf`, a `subnet.env`, a list of plugins; and
+/// comments of nf_tables, which anybody can write.
 ///
 /// # Errors
 /// What is wrong with the last, the only one that can be refused.
@@ -117,6 +119,8 @@ pub fn file(text: &[u8]) -> Result<(), Error> {
     let again = index::parse(&index::compose(&entry.ips, entry.origin.as_ref()), SystemTime::UNIX_EPOCH);
     assert_eq!(entry, again, "a bug");
     drop(resolv_conf::parse(&said));
+    drop(firewall::record::Owner::read(&said));
+    drop(portmap::entry::Record::read(said.lines()));
     let _ = Subnet::parse(&said);
     drop(Delegated::of_note(text).map(|note| note.subnets()));
     let list = NetConfList::parse(text)?;
