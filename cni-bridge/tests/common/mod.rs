@@ -148,9 +148,19 @@ impl Pod {
         testkit::output(self.command("ip").args(args))
     }
 
+    /// Whether an answer comes, however busy this machine is.
     pub fn pings(&self, address: &str) -> bool {
-        let done = testkit::attempt(self.command("busybox").args(["ping", "-c", "1", "-W", "20", address]));
-        done.status.success()
+        self.pings_within(address, 20)
+    }
+
+    /// Whether none comes, which takes as long as it is waited for.
+    pub fn hears_nothing_of(&self, address: &str) -> bool {
+        !self.pings_within(address, 1)
+    }
+
+    pub fn pings_within(&self, address: &str, seconds: u32) -> bool {
+        let mut ping = self.command("busybox");
+        testkit::attempt(ping.args(["ping", "-c", "1", "-W", &seconds.to_string(), address])).status.success()
     }
 }
 

@@ -118,9 +118,14 @@ pub fn probe(family: Family) -> Result<(), Error> {
 pub fn remove(network: &str) -> Result<(), Error> {
     let name = table(network);
     let table = Table::new(Family::Inet, &name);
+    let mut socket = NftSocket::open()?;
+    // Asked first, for to take back a transaction that it refuses takes the kernel 20 ms (a grace period).
+    if socket.table_use(table)?.is_none() {
+        return Ok(());
+    }
     let mut batch = Batch::new(format!("remove the nftables table {table}"));
     batch.delete_table(table);
-    NftSocket::open()?.commit_unless(batch, &[Errno::ENOENT]).map(drop)
+    socket.commit_unless(batch, &[Errno::ENOENT]).map(drop)
 }
 
 /// As [`ensure`], for as long as `user` uses it.
@@ -148,9 +153,17 @@ pub fn let_go(network: &str, users: &[String]) -> Result<(), Error> {
     let table = Table::new(Family::Inet, &name);
     let mut socket = NftSocket::open()?;
     for user in users {
+        if socket.element(table, USERS, &interface(user))?.is_none() {
+            continue;
+        }
         let mut batch = Batch::new(format!("remove {user} from the nftables table {table}"));
         batch.delete_elements(table, USERS, &[Element::of(interface(user))]);
         socket.commit_unless(batch, &[Errno::ENOENT])?;
+    }
+    // As in `remove`. A set whose elements change while they are listed is in use.
+    let is_empty = |socket: &mut NftSocket| socket.elements(table, USERS).is_ok_and(|users| users.is_empty());
+    if socket.table_use(table)?.is_none() || !is_empty(&mut socket) {
+        return Ok(());
     }
     let (masquerade, mut batch) = (self::table(network), Batch::new(format!("remove the nftables table {table}")));
     let masquerade = Table::new(Family::Inet, &masquerade);

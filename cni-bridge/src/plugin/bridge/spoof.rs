@@ -149,7 +149,16 @@ fn remove_port(socket: &mut NftSocket, table: Table<'_>, port: &str) -> Result<(
     Ok(())
 }
 
+/// One whose elements change while they are listed is in use.
+fn is_empty(socket: &mut NftSocket, table: Table<'_>) -> bool {
+    socket.elements(table, PORTS.name).is_ok_and(|elements| elements.is_empty())
+}
+
 fn remove_table_if_unused(socket: &mut NftSocket, table: Table<'_>) -> Result<(), Error> {
+    // Asked first, for to take back a transaction that it refuses takes the kernel 20 ms (a grace period).
+    if socket.table_use(table)?.is_none() || !is_empty(socket, table) {
+        return Ok(());
+    }
     let mut batch = Batch::new(format!("remove the nftables table {table}"));
     batch.flush_chain(table, ENTRY);
     batch.delete_set_if_empty(table, PORTS.name);
