@@ -319,3 +319,24 @@ fn a_task_is_paused_and_resumed() {
     testkit::run(&mut containerd.ctr(&["task", "rm", "--force", &id]));
     nothing_left(&containerd, &id);
 }
+
+/// The other way round: containerd's own shim, and pea as its runtime.
+#[test]
+fn containerds_own_shim_runs_containers_on_pea() {
+    let containerd = Containerd::start();
+    let id = containerd.id("binary");
+    let pea = testkit::binary("pea");
+    let by_pea = ["--runtime", "io.containerd.runc.v2", "--runc-binary", pea.to_str().unwrap()];
+    let flags = |first: &'static str| [&[first], &by_pea[..]].concat();
+    let done = testkit::attempt(&mut containerd.run(&flags("--rm"), &id, &["sh", "-c", "exit 7"]));
+    assert_eq!(done.status.code(), Some(7), "{done:?}");
+    testkit::run(&mut containerd.run(&flags("-d"), &id, &["sleep", "1000"]));
+    assert_eq!(shims_with_id(&id), Vec::<u32>::new(), "our shim runs it");
+    let done = containerd.try_ctr(&["task", "exec", "--exec-id", "e", &id, "sh", "-c", "echo $((6*7)); exit 3"]);
+    assert_eq!(text(&done), (Some(3), "42".into(), String::new()));
+    testkit::run(&mut containerd.ctr(&["task", "pause", &id]));
+    assert!(containerd.output(&["task", "ls"]).contains("PAUSED"));
+    testkit::run(&mut containerd.ctr(&["task", "resume", &id]));
+    testkit::run(&mut containerd.ctr(&["task", "rm", "--force", &id]));
+    eventually("the bundle is gone", || containerd.bundles() == 0);
+}

@@ -8,9 +8,11 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::Duration;
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use support::cri::message::Message;
 use support::cri::stream::{RESIZE, STATUS, STDIN, STDOUT, Stream};
-use support::cri::{Node, RUNNING, sandboxer};
+use support::cri::{Node, RUNNING, own_processes, sandboxer};
 use support::pod::run;
 use support::shims_below;
 
@@ -253,5 +255,52 @@ fn pods_side_by_side_do_not_hinder_each_other() {
         };
         tokio::time::timeout(Duration::from_secs(55), all).await.expect("twelve pods in time");
         node.clean().await;
+    });
+}
+
+#[test]
+fn mounts_spread_between_node_and_containers_as_they_are_asked_to() {
+    run(async {
+        // A mount namespace of the test's own, in which the directory is shared.
+        let (none, shared) = (None::<&str>, tempfile::tempdir().unwrap());
+        let path = shared.path();
+        unshare(CloneFlags::CLONE_NEWNS).unwrap();
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+        mount(Some(path), path, none, MsFlags::MS_BIND, none).unwrap();
+        mount(none, path, none, MsFlags::MS_SHARED, none).unwrap();
+        for name in ["from-node", "from-container"] {
+            std::fs::create_dir(path.join(name)).unwrap();
+        }
+        let node = Node::start().await;
+        // Who is privileged may mount, and needs a pod that is.
+        let security = Message::new().message(1, own_processes()).number(6, 1);
+        let pod = node.run_pod("spread", |config, linux| (config, linux.message(2, security))).await.unwrap();
+        let mut ids = Vec::new();
+        for (name, propagation) in [("private", 0), ("host-to-container", 1), ("bidirectional", 2)] {
+            let volume = Message::new().text(1, "/volume").text(2, path.to_str().unwrap()).number(5, propagation);
+            let security = Message::new().number(2, (propagation == 2).into()).message(3, own_processes());
+            let linux = Message::new().message(2, security);
+            let more = |config: Message| config.message(7, volume).message(15, linux);
+            let id = node.create(&pod, name, &["sleep", "1000"], more).await;
+            let id = id.unwrap_or_else(|status| panic!("{name}: {status:?}"));
+            node.of("StartContainer", &id).await;
+            ids.push(id);
+        }
+        mount(Some("none"), &path.join("from-node"), Some("tmpfs"), MsFlags::empty(), none).unwrap();
+        std::fs::write(path.join("from-node/file"), "").unwrap();
+        let mut seen = Vec::new();
+        for id in &ids {
+            seen.push(node.exec(id, &["test", "-e", "/volume/from-node/file"]).await.0);
+        }
+        assert_eq!(seen, [1, 0, 0]);
+        let inside = "mount -t tmpfs none /volume/from-container && touch /volume/from-container/file";
+        assert_eq!(node.exec(&ids[2], &["sh", "-c", inside]).await, (0, String::new(), String::new()));
+        assert!(path.join("from-container/file").exists(), "a mount made in the container does not reach the node");
+        node.remove(&pod).await;
+        node.clean().await;
+        drop(node);
+        for place in [path.join("from-node"), path.join("from-container"), path.to_owned()] {
+            nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        }
     });
 }
