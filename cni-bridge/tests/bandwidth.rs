@@ -264,7 +264,7 @@ fn a_failed_add_leaves_nothing() {
     }
     assert!(add().ok);
     let refused = add();
-    assert!(refused.message().contains("File exists"), "{refused:?}");
+    assert!(refused.message().contains("exists already"), "{refused:?}");
     assert_eq!((ifbs(&node).len(), limits().len()), (1, 3), "what the first ADD made stays");
 }
 

@@ -242,6 +242,7 @@ fn a_pod_that_is_gone_leaves_no_backup() {
         assert_eq!(backups(&node), [""; 0]);
     }
     fs::write(data_dir(&node).join("b_eth0.json"), "{cut off").unwrap();
+    fs::write(data_dir(&node).join("@podnet@b_eth0.json"), "{cut o").unwrap();
     chain.del("b", "", &Value::Null);
     assert_eq!(backups(&node), [""; 0], "nothing can be given back from it");
 }
@@ -280,10 +281,13 @@ fn gc_removes_the_backups_of_this_network_alone() {
     assert!(call("ADD", &other, "c", &pods[2].path()).ok);
     // As the reference writes it: of no network.
     fs::write(data_dir(&node).join("d_eth0.json"), r#"{"mtu": 1500}"#).unwrap();
+    // Of ADDs that were killed while they wrote.
+    fs::write(data_dir(&node).join("@podnet@e_eth0.json"), "{cut o").unwrap();
+    fs::write(data_dir(&node).join("@other@f_eth0.json"), "{cut o").unwrap();
     chain.gc(None);
-    assert_eq!(backups(&node).len(), 4, "an absent list destroys nothing");
+    assert_eq!(backups(&node).len(), 6, "an absent list destroys nothing");
     chain.gc(Some(&[("a", "eth0")]));
-    assert_eq!(backups(&node), ["a_eth0.json", "c_eth0.json", "d_eth0.json"]);
+    assert_eq!(backups(&node), ["@other@f_eth0.json", "a_eth0.json", "c_eth0.json", "d_eth0.json"]);
     chain.gc(Some(&[]));
-    assert_eq!(backups(&node), ["c_eth0.json", "d_eth0.json"]);
+    assert_eq!(backups(&node), ["@other@f_eth0.json", "c_eth0.json", "d_eth0.json"]);
 }

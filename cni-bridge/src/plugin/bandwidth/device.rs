@@ -5,6 +5,7 @@
 //! takes another one. The alias says whose it is, to GC too.
 
 use netlink_packet_route::link::InfoKind;
+use nix::errno::Errno;
 
 use crate::netlink::{Link, RouteSocket, link, tc};
 use crate::plugin::bridge::{alias, attachment_of_alias};
@@ -42,15 +43,20 @@ impl Ifb {
     pub fn create(call: &Call<'_>, mtu: u32, node: &mut RouteSocket) -> Result<Ifb, Error> {
         let [first, second] = names(call);
         let name = match link::by_name(node, &first)? {
+            None => first,
             Some(taken) if !is_of(&taken, call) => second,
-            _ => first,
+            Some(_) => {
+                return Err(Error::new(code::INTERNAL, format!("the ifb device {first} exists already"))
+                    .with_details("an earlier ADD was not followed by a DEL: DEL it first"));
+            }
         };
-        node.apply(vec![tc::create_ifb(&name, mtu)])?;
-        // Not in one batch with the making: that one there already, of somebody else, would be given our alias.
-        if let Some(alias) = alias(&call.config.name, &call.attachment())
-            && let Err(cause) = node.apply(vec![link::set_alias(&name, &alias)])
-        {
-            let _ = node.apply(vec![link::delete(&name)]);
+        // One batch, which is one system call: nothing that is killed leaves a device without its alias.
+        let mut batch = vec![tc::create_ifb(&name, mtu)];
+        batch.extend(alias(&call.config.name, &call.attachment()).map(|alias| link::set_alias(&name, &alias)));
+        if let Err(cause) = node.apply(batch) {
+            if cause.errno() != Some(Errno::EEXIST) {
+                let _ = node.apply(vec![link::delete(&name)]);
+            }
             return Err(cause.into());
         }
         let link = link::by_name(node, &name)?;

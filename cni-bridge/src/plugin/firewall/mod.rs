@@ -137,8 +137,10 @@ fn gc(call: &Call<'_>) -> Result<(), Error> {
     let mut socket = NftSocket::open()?;
     let all = record::owners(&mut socket)?;
     let is_stale = |owner: &&Owner| owner.network == call.config.name && !valid.contains(&owner.attachment);
-    let failures = all.iter().filter(is_stale).filter_map(|owner| record::remove(&mut socket, owner).err());
-    Error::all(failures.map(Error::from).collect()).map_or(Ok(()), Err)
+    let mut failures: Vec<_> =
+        all.iter().filter(is_stale).filter_map(|owner| record::remove(&mut socket, owner).err()).collect();
+    failures.extend(table::remove_if_unused(&mut socket).err());
+    Error::all(failures.into_iter().map(Error::from).collect()).map_or(Ok(()), Err)
 }
 
 /// Whether the configuration could be served, by this kernel.

@@ -142,15 +142,14 @@ fn take_out(socket: &mut NftSocket, batch: &mut Batch, record: &FoundChain) -> R
 /// When the kernel refuses.
 pub fn remove(socket: &mut NftSocket, owner: &Owner) -> Result<(), Error> {
     let doing = format!("remove the firewall's entries of {}", owner.attachment.container_id);
-    let mut was_there = false;
     again(&doing, || {
         let Some(record) = socket.chain(RECORDS, &owner.chain())? else { return Ok(true) };
-        was_there = true;
         let mut batch = Batch::new(&doing);
         take_out(socket, &mut batch, &record)?;
         socket.commit_unless(batch, &CHANGED)
     })?;
-    if was_there { table::remove_if_unused(socket) } else { Ok(()) }
+    // Whether or not there was something: a DEL that was killed may have come no further.
+    table::remove_if_unused(socket)
 }
 
 /// What of a pod is not there: in words, for CHECK. None when it was never entered.

@@ -85,12 +85,22 @@ impl Backup {
 #[derive(Debug, Clone)]
 pub struct File {
     path: PathBuf,
+    /// Where it is written before it is whole. A name that no attachment's file has, and one each.
+    aside: PathBuf,
+}
+
+/// What the names of files that are being written begin with. Networks' names have no such sign.
+fn aside_prefix(network: &str) -> String {
+    format!("@{network}@")
 }
 
 impl File {
     /// Where the reference looks for it too.
-    pub fn of(data_dir: &Path, attachment: &Attachment) -> File {
-        File { path: data_dir.join(format!("{}_{}.json", attachment.container_id, attachment.ifname)) }
+    pub fn of(data_dir: &Path, call: &Call<'_>) -> File {
+        let Attachment { container_id, ifname } = call.attachment();
+        let name = format!("{container_id}_{ifname}.json");
+        let aside = data_dir.join(aside_prefix(&call.config.name) + &name);
+        File { path: data_dir.join(name), aside }
     }
 
     fn failed(&self, doing: &str, error: &std::io::Error) -> Error {
@@ -124,26 +134,34 @@ impl File {
                 .create(directory)
                 .map_err(|e| self.failed("make room for", &e))?;
         }
-        // Not a name that is looked for, and one an attachment can have one of at a time.
-        let aside = self.path.with_extension("json.new");
         let mut options = OpenOptions::new();
-        let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&aside);
-        let written = opened.and_then(|mut file| file.write_all(&text)).and_then(|()| fs::rename(&aside, &self.path));
+        let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&self.aside);
+        let written =
+            opened.and_then(|mut file| file.write_all(&text)).and_then(|()| fs::rename(&self.aside, &self.path));
         written.map_err(|error| {
-            let _ = fs::remove_file(&aside);
+            let _ = fs::remove_file(&self.aside);
             self.failed("write", &error)
         })
     }
 
-    /// Removes it; that there is none is no error.
+    /// Whether it says that it is of this network and of nobody on the list.
+    fn is_stale(&self, network: &str, valid: &[Attachment]) -> bool {
+        let Ok(Some(backup)) = self.read() else { return false };
+        backup.network == network && backup.attachment.is_some_and(|attachment| !valid.contains(&attachment))
+    }
+
+    /// Removes it, and what an ADD that was killed may have left of it; that there is none is no error.
     ///
     /// # Errors
     /// [`code::IO`].
     pub fn remove(&self) -> Result<(), Error> {
-        match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(self.failed("remove", &error)),
-            _ => Ok(()),
+        for path in [&self.aside, &self.path] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => return Err(self.failed("remove", &error)),
+                _ => {}
+            }
         }
+        Ok(())
     }
 }
 
@@ -157,10 +175,10 @@ pub fn gc(call: &Call<'_>) -> Result<(), Error> {
     let Ok(entries) = fs::read_dir(settings::data_dir(call.config)) else { return Ok(()) };
     let mut failures = Vec::new();
     for entry in entries.flatten() {
-        let file = File { path: entry.path() };
-        let Ok(Some(backup)) = file.read() else { continue };
-        let is_stale = backup.attachment.is_some_and(|attachment| !valid.contains(&attachment));
-        if backup.network == call.config.name && is_stale {
+        let file = File { path: entry.path(), aside: entry.path() };
+        // While a network's GC runs, none of its ADDs does.
+        let is_aside = entry.file_name().to_string_lossy().starts_with(&aside_prefix(&call.config.name));
+        if is_aside || file.is_stale(&call.config.name, &valid) {
             failures.extend(file.remove().err());
         }
     }

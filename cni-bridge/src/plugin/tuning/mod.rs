@@ -90,7 +90,7 @@ fn tune(call: &Call<'_>, settings: &Settings, pod: &Pod) -> Result<(), Error> {
     let name = &call.environment.ifname;
     let mut inside = pod.socket()?;
     let link = interface(&mut inside, pod, name)?;
-    let file = backup::File::of(&settings.data_dir, &call.attachment());
+    let file = backup::File::of(&settings.data_dir, call);
     // One that was cut off, by a plugin that does not write files whole, holds nothing to keep.
     let earlier = file.read().unwrap_or_default();
     let now = Backup::of(&link, &wanted, call);
@@ -109,7 +109,7 @@ fn tune(call: &Call<'_>, settings: &Settings, pod: &Pod) -> Result<(), Error> {
 
 /// Gives the interface its old properties back, if it is still there, and forgets them.
 fn del(call: &Call<'_>) -> Result<(), Error> {
-    let file = backup::File::of(&settings::data_dir(call.config), &call.attachment());
+    let file = backup::File::of(&settings::data_dir(call.config), call);
     // One that cannot be read holds nothing to give back, and must not keep a pod from being removed.
     let Some(before) = file.read().unwrap_or_default() else { return file.remove() };
     if let Some(pod) = Pod::open_if_there(call.environment) {
