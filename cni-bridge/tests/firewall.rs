@@ -3,8 +3,9 @@
 
 mod common;
 
+use std::io::Write;
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use common::chain::{Chain, Whose};
@@ -165,6 +166,43 @@ fn firewalls_that_reject_at_the_end_of_their_chain_let_pods_pass() {
     net.del("a", "", &Value::Null);
     net.del("b", "", &Value::Null);
     assert_eq!(node.ruleset(), before.replace("reject with icmpx admin-prohibited", "reject"));
+}
+
+// firewalld 2.1 and newer owns its table: the kernel lets nobody else change it.
+#[test]
+fn a_table_that_has_an_owner_is_left_to_him() {
+    let node = node();
+    let mut owner = Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let commands = "add table inet firewalld { flags owner; }\n\
+        add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; }\n";
+    owner.stdin.as_mut().unwrap().write_all(commands.as_bytes()).unwrap();
+    while !node.ruleset().contains("filter_FORWARD") {
+        std::thread::yield_now();
+    }
+    let before = node.ruleset();
+    let net = network(&node, 1, json!({}));
+    let pod = Pod::new();
+    let result = net.add("a", &pod);
+    net.check("a", &pod, &result).unwrap();
+    net.del("a", &pod.path(), &result);
+    assert_eq!(node.ruleset(), before);
+    drop(owner.stdin.take());
+    owner.wait().unwrap();
+}
+
+#[test]
+fn tables_that_somebody_removed_are_made_again_or_missed_by_nobody() {
+    let node = node();
+    let net = network(&node, 1, json!({}));
+    let (one, two) = (Pod::new(), Pod::new());
+    let first = net.add("one", &one);
+    sh("nft delete table inet cni-bridge-firewall");
+    let second = net.add("two", &two);
+    net.check("two", &two, &second).unwrap();
+    sh("nft delete table inet cni-bridge-firewall");
+    net.del("two", &two.path(), &second);
+    net.del("one", &one.path(), &first);
+    assert_eq!(node.ruleset(), "");
 }
 
 #[test]

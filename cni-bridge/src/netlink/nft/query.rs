@@ -11,7 +11,9 @@ use crate::netlink::socket::{receive, send};
 use crate::netlink::wire::{Ack, HEADER, NLMSG_DONE, NLMSG_ERROR, attributes, end_of_dump, messages};
 
 const TABLE_NAME: u16 = 1;
+const TABLE_FLAGS: u16 = 2;
 const TABLE_USE: u16 = 3;
+const TABLE_OWNED: u32 = 2;
 const TABLE_USERDATA: u16 = 6;
 const CHAIN_TABLE: u16 = 1;
 const CHAIN_HANDLE: u16 = 2;
@@ -97,6 +99,17 @@ impl NftSocket {
         let found = self.one(&doing, libc::NFT_MSG_GETTABLE, table, |ask| ask.text(TABLE_NAME, table.name))?;
         let number = |bytes: &[u8]| bytes.try_into().map(u32::from_be_bytes).unwrap_or_default();
         Ok(found.map(|found| find(&found, TABLE_USE).map(number).unwrap_or_default()))
+    }
+
+    /// Whether a table can be changed by the program that made it alone (`NFT_TABLE_F_OWNER`); no where there is none.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn table_has_owner(&mut self, table: Table<'_>) -> Result<bool, Error> {
+        let doing = format!("look up the nftables table {table}");
+        let found = self.one(&doing, libc::NFT_MSG_GETTABLE, table, |ask| ask.text(TABLE_NAME, table.name))?;
+        let flags = found.as_deref().and_then(|found| find(found, TABLE_FLAGS)).and_then(|bytes| bytes.try_into().ok());
+        Ok(u32::from_be_bytes(flags.unwrap_or_default()) & TABLE_OWNED != 0)
     }
 
     /// A chain by its name; none where it or its table is not.

@@ -40,11 +40,14 @@ pub fn open(socket: &mut NftSocket, batch: &mut Batch) -> Result<(), Error> {
     Ok(())
 }
 
+/// The chains that lack the rule and could have it.
 fn closed(socket: &mut NftSocket) -> Result<Vec<&'static Door>, Error> {
     let mut found = Vec::new();
     for door in &DOORS {
         let is_there = socket.chain(door.table, door.chain)?.is_some();
-        if is_there && !socket.rules(door.table, door.chain)?.iter().any(|rule| rule.comment == COMMENT) {
+        let lacks_it = is_there && !socket.rules(door.table, door.chain)?.iter().any(|rule| rule.comment == COMMENT);
+        // firewalld 2.1 and newer lets nobody else change its table; its zones decide then.
+        if lacks_it && !socket.table_has_owner(door.table)? {
             found.push(door);
         }
     }

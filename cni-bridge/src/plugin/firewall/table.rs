@@ -19,6 +19,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use nix::errno::Errno;
+
 use super::settings::{Policy, Settings};
 use crate::netlink::Error;
 use crate::netlink::nft::rule::{interface, state, status};
@@ -176,13 +178,16 @@ pub fn remove_if_unused(socket: &mut NftSocket) -> Result<(), Error> {
     // Refused if an ADD came in between.
     batch.delete_table_if_empty(RECORDS);
     super::doors::close(socket, &mut batch)?;
-    let admin_chains = admin_chains(socket)?;
-    batch.flush_chain(MAIN, FORWARD);
-    for chain in &admin_chains {
-        batch.delete_chain_if_empty(MAIN, chain);
+    // Where somebody has removed it there is nothing more to do.
+    if socket.table_use(MAIN)?.is_some() {
+        let admin_chains = admin_chains(socket)?;
+        batch.flush_chain(MAIN, FORWARD);
+        for chain in &admin_chains {
+            batch.delete_chain_if_empty(MAIN, chain);
+        }
+        batch.delete_table(MAIN);
     }
-    batch.delete_table(MAIN);
-    socket.commit_unless(batch, &[nix::errno::Errno::EBUSY, nix::errno::Errno::ENOENT]).map(drop)
+    socket.commit_unless(batch, &[Errno::EBUSY, Errno::ENOENT]).map(drop)
 }
 
 /// The rule that lets through what has the mark, for a chain of this family.
