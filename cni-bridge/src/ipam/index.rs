@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use super::boot;
+use super::store::appear::overwrite;
 use crate::spec::Attachment;
 
 /// The index of one network.
@@ -91,7 +92,7 @@ pub(crate) fn parse(text: &str, written: SystemTime) -> Entry {
     let mut ips: Vec<IpAddr> = text.lines().filter_map(|line| line.parse().ok()).collect();
     ips.sort_unstable();
     ips.dedup();
-    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' '));
+    let value = |key: &str| text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).map(str::trim);
     let namespace = || value("namespace").and_then(Namespace::parse);
     let origin = value("boot").map(|boot| Origin { boot: boot.to_owned(), namespace: namespace() });
     Entry { ips, origin, written }
@@ -138,7 +139,7 @@ impl Index {
     /// one half written is not believed, because the leases are not sealed then.
     pub fn write(&self, owner: &Attachment, ips: &[IpAddr], origin: Option<&Origin>) -> bool {
         let (path, text) = (self.directory.join(file_name(owner)), compose(ips, origin));
-        fs::write(&path, &text).is_ok() || (self.make() && fs::write(&path, &text).is_ok())
+        overwrite(&path, text.as_bytes()).is_ok() || (self.make() && overwrite(&path, text.as_bytes()).is_ok())
     }
 
     /// Forgets an attachment; false when that is not possible.

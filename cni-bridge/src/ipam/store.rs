@@ -15,7 +15,7 @@
 //! is gone as well, and an empty file counts as free. `last_reserved_ip` is written in place, as the reference does:
 //! one half written begins the round anew.
 
-mod appear;
+pub(super) mod appear;
 mod locked;
 
 use std::fs;

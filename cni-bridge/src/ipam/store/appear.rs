@@ -1,4 +1,4 @@
-//! Files that are whole from the moment they have a name.
+//! Writing files: those that are whole from the moment they have a name, and those that need not be.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Write};
@@ -42,4 +42,13 @@ pub(super) fn appear(directory: &Path, path: &Path, text: &str) -> io::Result<bo
     };
     fs::remove_file(&aside)?;
     linked
+}
+
+/// Writes a file in place. Not emptied first: ext4 then writes it to the disk at once, to be safe against a power
+/// cut (`auto_da_alloc` in `ext4(5)`), which is not worth it here.
+pub(in crate::ipam) fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.write_all(text)?;
+    let length = u64::try_from(text.len()).unwrap_or_default();
+    if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
 }

@@ -1,13 +1,13 @@
 //! The leases of a network under its lock.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::Read;
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::appear::appear;
+use super::appear::{appear, overwrite};
 use super::{Result, Store, StoreError, failed, present};
 use crate::ipam::Leases;
 use crate::ipam::index::{Entry, Origin};
@@ -231,15 +231,6 @@ impl Locked {
         self.indexed = false;
         self.store.index.remove();
     }
-}
-
-/// Writes a file in place. Not emptied first: ext4 then writes it to the disk at once, to be safe against a power
-/// cut (`auto_da_alloc` in `ext4(5)`), which is not worth it here.
-fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    file.write_all(text)?;
-    let length = u64::try_from(text.len()).unwrap_or_default();
-    if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }
 }
 
 impl Leases for Locked {
