@@ -55,6 +55,21 @@ fn duplicate_addresses_are_looked_for_where_that_is_asked_for() {
     assert!(!eth0(&pod).to_string().contains("nodad"));
 }
 
+// A sandbox made with IPv6 switched off, by a runtime or by `net.ipv6.conf.default.disable_ipv6`.
+#[test]
+fn ipv6_is_switched_on_in_a_pod_that_is_given_an_address_of_it() {
+    let node = Node::new();
+    let pod = Pod::new();
+    for link in ["all", "default", "lo"] {
+        pod.inside(|| std::fs::write(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6"), "1").unwrap());
+    }
+    node.add(&node.dual(json!({})), "a", &pod);
+    let sysctl =
+        |link: &str| testkit::output(pod.command("cat").arg(format!("/proc/sys/net/ipv6/conf/{link}/disable_ipv6")));
+    assert_eq!((sysctl("eth0"), sysctl("lo")), ("0".into(), "0".into()));
+    assert!(pod.pings("fd00:1::1") && pod.pings("10.1.2.1"));
+}
+
 // Behaviours 55, 56: whatever the backend is called, there is one rule a subnet, made by netlink.
 #[test]
 fn either_backend_masquerades_by_nftables() {

@@ -45,7 +45,7 @@ fn a_failure_at_any_step_undoes_the_steps_before() {
     let name = host_name("podnet", &Attachment { container_id: "a".into(), ifname: "eth0".into() });
     let cases = [
         (
-            "/proc/sys/net/ipv6/conf/eth0/disable_ipv6",
+            "/proc/sys/net/ipv6/conf/eth0/keep_addr_on_down",
             json!({"mtu": 1000, "isDefaultGateway": false, "ipam": {"ranges": [[{"subnet": "fd00:1::/64"}]]}}),
         ),
         (

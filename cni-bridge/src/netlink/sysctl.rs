@@ -38,24 +38,12 @@ pub fn set(key: &str, value: &str) -> Result<(), Error> {
     written.or_else(|_| ensure(key, value))
 }
 
-/// As [`set`], but a key that does not exist is no error: the kernel lacks the feature (IPv6 switched off).
-///
-/// # Errors
-/// When the key exists, cannot be written and has another value.
-pub fn set_if_present(key: &str, value: &str) -> Result<(), Error> {
-    if_present(set(key, value))
-}
-
 /// As [`ensure`], but a key that does not exist is no error: the kernel lacks the feature (IPv6 switched off).
 ///
 /// # Errors
 /// When the key exists and cannot be written.
 pub fn ensure_if_present(key: &str, value: &str) -> Result<(), Error> {
-    if_present(ensure(key, value))
-}
-
-fn if_present(outcome: Result<(), Error>) -> Result<(), Error> {
-    match outcome {
+    match ensure(key, value) {
         Err(Error::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Ok(()),
         other => other,
     }

@@ -10,7 +10,7 @@ use super::plan::{Plan, Wiring};
 use super::undo::{Step, Undo};
 use super::{flatten, open_pod, spoof};
 use crate::netlink::link::{self, PortFlags};
-use crate::netlink::{self, Netns, RouteSocket, address, neighbour, route, sysctl};
+use crate::netlink::{self, Netns, Request, RouteSocket, address, neighbour, route, sysctl};
 use crate::plugin::Call;
 use crate::spec::{Environment, Error, IpConfig, Success, code};
 
@@ -58,8 +58,8 @@ fn attach(call: &Call<'_>, plan: &Plan, ends: &mut Ends, undo: &mut Undo) -> Res
     let shared = Shared::ensure(plan, &wiring, &mut ends.node)?;
     if plan.settings.check_mac {
         // Before the pod can send: no frame passes unchecked.
-        undo.push(Step::SpoofCheck);
         spoof::add(&plan.network, &plan.attachment, wiring.pod.mac)?;
+        undo.push(Step::SpoofCheck);
     }
     connect(plan, &wiring, &shared, ends, undo)?;
     set_up_pod(plan, &wiring, ends)?;
@@ -104,7 +104,23 @@ fn set_up_pod(plan: &Plan, wiring: &Wiring, ends: &mut Ends) -> Result<(), Error
 fn address_pod(plan: &Plan, wiring: &Wiring, inside: &mut RouteSocket) -> Result<(), netlink::Error> {
     let name = &wiring.pod.name;
     let index = if_nametoindex(&**name).map_err(|errno| lost(name, errno))?;
-    tune(plan, wiring)?;
+    let has_v6 = wiring.ips.iter().any(|ip| ip.address.is_ipv6());
+    if has_v6 {
+        tune(plan, name)?;
+    }
+    match inside.apply(addressing(plan, wiring, index)) {
+        // IPv6 is switched off here: found out by the refusal, which costs nothing where it is on.
+        Err(error) if has_v6 && error.errno() == Some(Errno::EACCES) => {
+            ["lo", name].iter().try_for_each(|link| sysctl::ensure(&format!("ipv6/conf/{link}/disable_ipv6"), "0"))?;
+            inside.apply(addressing(plan, wiring, index))
+        }
+        outcome => outcome,
+    }
+}
+
+/// Addresses, the link up, routes; a second time is no error.
+fn addressing(plan: &Plan, wiring: &Wiring, index: u32) -> Vec<Request> {
+    let name = &wiring.pod.name;
     let add = |ip: &&IpConfig| address::add(index, ip.address, plan.settings.detect_duplicates);
     let (v4, v6): (Vec<_>, Vec<_>) = wiring.ips.iter().partition(|ip| ip.address.is_ipv4());
     // IPv4 first: setting the link up announces the addresses that are there.
@@ -118,27 +134,18 @@ fn address_pod(plan: &Plan, wiring: &Wiring, inside: &mut RouteSocket) -> Result
     }
     batch.extend(v6.iter().map(add));
     batch.extend(wiring.kernel_routes.iter().map(|new| route::add(index, new)));
-    inside.apply(batch)
+    batch
 }
 
-/// The sysctls about IPv6, where the pod has it; run inside the pod's namespace. Each costs a look-up that passes those
-/// of all other pods.
-fn tune(plan: &Plan, wiring: &Wiring) -> Result<(), netlink::Error> {
-    let name = &wiring.pod.name;
-    let of_interface = |key: &str| format!("ipv6/conf/{name}/{key}");
-    if !wiring.ips.iter().any(|ip| ip.address.is_ipv6()) {
-        return Ok(());
+/// The sysctls about IPv6; run inside the pod's namespace. Each costs a look-up that passes those of all other pods.
+fn tune(plan: &Plan, name: &str) -> Result<(), netlink::Error> {
+    let set = |(key, value): &(&str, &str)| sysctl::set(&format!("ipv6/conf/{name}/{key}"), value);
+    [("keep_addr_on_down", "1"), ("ndisc_notify", "1")].iter().try_for_each(set)?;
+    match plan.settings.detect_duplicates {
+        true => [("enhanced_dad", "1"), ("accept_dad", "1")].iter().try_for_each(set),
+        // The link-local address would be tentative, and packets from it held back, for two seconds.
+        false => set(&("accept_dad", "0")),
     }
-    sysctl::ensure("ipv6/conf/lo/disable_ipv6", "0")?;
-    sysctl::ensure(&of_interface("disable_ipv6"), "0")?;
-    for key in ["keep_addr_on_down", "ndisc_notify"] {
-        sysctl::set(&of_interface(key), "1")?;
-    }
-    if plan.settings.detect_duplicates {
-        return ["enhanced_dad", "accept_dad"].iter().try_for_each(|key| sysctl::set(&of_interface(key), "1"));
-    }
-    // The link-local address would be tentative, and packets from it held back, for two seconds.
-    sysctl::set(&of_interface("accept_dad"), "0")
 }
 
 fn lost(name: &str, errno: Errno) -> netlink::Error {
