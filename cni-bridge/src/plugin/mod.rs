@@ -23,6 +23,7 @@ pub mod portmap;
 pub mod reference;
 pub mod static_ipam;
 pub mod tuning;
+pub mod whole;
 
 use std::ffi::OsString;
 use std::io::Read;
@@ -36,6 +37,7 @@ pub use call::{Call, Type};
 
 /// The types in this binary. The first is what it is when nothing says otherwise.
 pub const TYPES: &[&Type] = &[
+    &whole::TYPE,
     &bridge::TYPE,
     &flannel::TYPE,
     &loopback::TYPE,
@@ -76,11 +78,13 @@ pub fn run(
     let environment = Environment::read(verb, variable)?;
     let text = read_all(stdin)?;
     if verb == Verb::Version {
-        return version(of_name(called.name).unwrap_or(&bridge::TYPE), &text).map(Some);
+        return version(of_name(called.name).unwrap_or(&whole::TYPE), &text).map(Some);
     }
     let config = Config::parse(&text)?;
     let call = Call { verb, config: &config, environment: &environment, stdin: &text };
-    let of = of_name(called.name).or_else(|| of_name(&config.plugin_type)).unwrap_or(&bridge::TYPE);
+    // The binary's own name does not say which of them is meant.
+    let by_name = of_name(called.name).filter(|of| of.name != whole::TYPE.name);
+    let of = by_name.or_else(|| of_name(&config.plugin_type)).unwrap_or(&whole::TYPE);
     let served = verb.allowed_in(config.version).and_then(|()| of.serve(&call));
     served.map_err(|error| Error { cni_version: config.version.to_string(), ..error })
 }

@@ -62,9 +62,38 @@ fn a_set_up_that_fails_is_undone_and_told_in_one_line() {
     let said = refused(&node, &missing);
     assert!(said.contains("/no/such/program"), "{said}");
 
+    fs::create_dir(&conf).unwrap();
+    fs::write(conf.join("10-x.conflist"), r#"{"cniVersion":"1.0.0","name":"x","plugins":[{"type":"cni-bridge"}]}"#)
+        .unwrap();
     let port = pod("a", "", "sleep 60") + "    ports: [{containerPort: 80, hostPort: 8080}]\n";
     let said = refused(&node, &port);
     assert!(said.contains("hostPort 8080") && said.contains("portMappings"), "{said}");
+}
+
+#[test]
+fn a_host_port_of_the_built_in_network_leads_to_the_pod_until_it_is_stopped() {
+    let node = Node::new();
+    let serve = "mkdir /w && echo here >/w/index.html && exec httpd -f -p 80 -h /w";
+    node.run_text("web.yaml", &(pod("web", "", serve) + "    ports: [{containerPort: 80, hostPort: 8080}]\n"));
+    let page = |address: &str| {
+        let url = format!("http://{address}:8080/");
+        let done = testkit::attempt(Command::new("timeout").args(["5", "busybox", "wget", "-qO-", &url]));
+        String::from_utf8_lossy(&done.stdout).trim().to_owned()
+    };
+    for address in ["127.0.0.1", "10.244.1.1"] {
+        eventually("the page", || (page(address) == "here").then_some(()));
+    }
+    // By the node's address from within the pod itself.
+    assert_eq!(node.sh("web", "c", "wget -qO- http://10.244.1.1:8080/"), "here");
+    let port = pod("late", "", "sleep 60") + "    ports: [{containerPort: 1, hostPort: 8080}]\n";
+    let path = node.dir("late.yaml");
+    fs::write(&path, port).unwrap();
+    let said = stderr(&node.attempt(&["run", &path.to_string_lossy()]));
+    assert!(said.contains("hostPort 8080/TCP is taken by pod web"), "{said}");
+    node.ok(&["stop", "web"]);
+    assert_eq!(page("127.0.0.1"), "");
+    node.ok(&["rm", "web"]);
+    node.assert_clean();
 }
 
 #[test]

@@ -26,10 +26,10 @@ pub mod verify;
 use super::reference;
 use super::{Call, Type, chain};
 use crate::netlink::nft::{Family, NftSocket, Table};
-use crate::spec::{Error, Success, Version};
+use crate::spec::{Error, Success, Version, code};
 use entry::Owner;
 use hostports::Hostports;
-use settings::Settings;
+use settings::{Profile, Settings};
 
 /// The row of this type.
 pub static TYPE: Type = Type {
@@ -46,57 +46,65 @@ fn owner(call: &Call<'_>) -> Owner {
     Owner { network: call.config.name.clone(), attachment: call.attachment() }
 }
 
-/// Maps the ports; the result is the one before. Without mappings nothing is done or even looked at.
+/// Maps the ports; the result is the one before.
 fn add(call: &Call<'_>) -> Result<Success, Error> {
     let previous = chain::previous(call, "must be called as chained plugin")?;
+    map(call, &previous)?;
+    Ok(previous)
+}
+
+/// Maps the ports to the pod that `previous` is the result of. Without mappings nothing is done or even looked at.
+///
+/// # Errors
+/// What is wrong with the configuration, or what the kernel refuses; then nothing is left.
+pub fn map(call: &Call<'_>, previous: &Success) -> Result<(), Error> {
     let settings = Settings::read(call.config)?;
     if settings.mappings.is_empty() {
-        return Ok(previous);
+        return Ok(());
     }
-    let sides = plan::plan(call, &settings, &previous)?;
+    let sides = plan::plan(call, &settings, previous)?;
     let owner = owner(call);
     let mut socket = NftSocket::open()?;
     if let Err(cause) = attach::enter(&mut socket, &owner, &sides) {
-        // What of a switch may come after the transaction; of another's port nothing is ours.
-        if cause.code != crate::spec::code::PORT_TAKEN {
+        // A switch comes after the transaction. Where a port is another's there was none.
+        if cause.code != code::PORT_TAKEN {
             let _ = attach::remove(&mut socket, &Hostports::of(&settings.profile), &owner);
         }
         return Err(cause);
     }
-    // After the rules: what comes now is sent on by them. A connection that stays is one client's trouble for a
+    // After the rules: what comes now is sent on by them. A connection that stays is one client's trouble for half a
     // minute, and no reason to refuse the pod.
     for side in &sides {
         let _ = flush::entered(side);
     }
-    Ok(previous)
+    Ok(())
 }
 
 /// Removes the mappings, found by the ids alone, and what the reference left for the same attachment.
 fn del(call: &Call<'_>) -> Result<(), Error> {
-    // Of a configuration that no longer reads, or was changed since, the tables are still the usual ones.
+    // Of a configuration that no longer reads the tables are still the usual ones.
     let settings = Settings::read(call.config).ok();
-    let asked = settings.as_ref().is_none_or(|settings| !settings.mappings.is_empty());
-    let mut socket = match NftSocket::open() {
+    let is_asked = settings.as_ref().is_none_or(|settings| !settings.mappings.is_empty());
+    let profile = settings.map(|settings| settings.profile).unwrap_or_default();
+    let outcome = NftSocket::open().and_then(|mut socket| {
+        socket.table_use(Hostports::of(&profile)[0].table())?;
+        Ok(socket)
+    });
+    let mut socket = match outcome {
         Ok(socket) => socket,
         // A kernel without nf_tables never mapped anything.
-        Err(_) if !asked => return Ok(()),
+        Err(_) if !is_asked => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let profile = settings.map(|settings| settings.profile).unwrap_or_default();
-    let outcomes = [remove(&mut socket, &profile, &owner(call)), remove_references(&mut socket, call)];
+    let outcomes = [unmap(&mut socket, &profile, &owner(call)), remove_references(&mut socket, call)];
     Error::all(outcomes.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
 
-fn remove(socket: &mut NftSocket, profile: &settings::Profile, owner: &Owner) -> Result<(), Error> {
+fn unmap(socket: &mut NftSocket, profile: &Profile, owner: &Owner) -> Result<(), Error> {
     let mut all = Hostports::of(profile).to_vec();
-    if *profile != settings::Profile::default() {
-        all.extend(
-            Hostports::of(&settings::Profile::default())
-                .into_iter()
-                .filter(|usual| !all.contains(usual))
-                .collect::<Vec<_>>(),
-        );
-    }
+    // The configuration may have been changed since.
+    let usual = Hostports::of(&Profile::default()).into_iter().filter(|usual| !all.contains(usual)).collect::<Vec<_>>();
+    all.extend(usual);
     for removed in attach::remove(socket, &all, owner)? {
         let _ = flush::removed(&removed);
     }

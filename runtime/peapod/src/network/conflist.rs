@@ -55,6 +55,7 @@ impl BuiltIn<'_> {
             "name": "peapod",
             "plugins": [{
                 "type": "cni-bridge",
+                "capabilities": {"portMappings": true},
                 "bridge": "cni0",
                 "isGateway": true,
                 "isDefaultGateway": true,
@@ -160,5 +161,6 @@ mod tests {
         assert_eq!(stored["plugins"][0]["mtu"], 1450);
         let back: Network = serde_json::from_value(stored).unwrap();
         assert_eq!((back.list.name.as_str(), back.list.plugins.len()), ("peapod", 1));
+        assert!(back.can("portMappings"), "hostPort works without any configuration");
     }
 }

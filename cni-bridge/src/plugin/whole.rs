@@ -1,0 +1,41 @@
+//! Type `cni-bridge`: `bridge`, and after it `portmap` for the runtimes that offer the capability `portMappings`.
+//!
+//! A node whose pods need no more has one plugin in its list, and one process an attachment.
+
+use super::{Call, Type, bridge, portmap};
+use crate::spec::{Error, Success, Verb, Version};
+
+/// The row of this type.
+pub static TYPE: Type = Type { name: "cni-bridge", oldest: Version::V0_1_0, add, del, check, gc, status };
+
+fn add(call: &Call<'_>) -> Result<Success, Error> {
+    // What is wrong with the mappings is said before anything is made.
+    portmap::settings::Settings::read(call.config)?;
+    let success = (bridge::TYPE.add)(call)?;
+    portmap::map(call, &success).map_err(|cause| match (bridge::TYPE.del)(&Call { verb: Verb::Del, ..*call }) {
+        Ok(()) => cause,
+        Err(failure) => cause.clone().with_details(format!("{} and undoing failed: {}", cause.details, failure.msg)),
+    })?;
+    Ok(success)
+}
+
+/// Both, whatever becomes of the first: all that failed, as one.
+fn both(call: &Call<'_>, verbs: [fn(&Call<'_>) -> Result<(), Error>; 2]) -> Result<(), Error> {
+    Error::all(verbs.iter().filter_map(|verb| verb(call).err()).collect()).map_or(Ok(()), Err)
+}
+
+fn del(call: &Call<'_>) -> Result<(), Error> {
+    both(call, [portmap::TYPE.del, bridge::TYPE.del])
+}
+
+fn gc(call: &Call<'_>) -> Result<(), Error> {
+    both(call, [portmap::TYPE.gc, bridge::TYPE.gc])
+}
+
+fn check(call: &Call<'_>) -> Result<(), Error> {
+    (bridge::TYPE.check)(call).and_then(|()| (portmap::TYPE.check)(call))
+}
+
+fn status(call: &Call<'_>) -> Result<(), Error> {
+    (bridge::TYPE.status)(call).and_then(|()| (portmap::TYPE.status)(call))
+}
