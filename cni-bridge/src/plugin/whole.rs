@@ -19,17 +19,17 @@ fn add(call: &Call<'_>) -> Result<Success, Error> {
     Ok(success)
 }
 
-/// Both, whatever becomes of the first: all that failed, as one.
-fn both(call: &Call<'_>, verbs: [fn(&Call<'_>) -> Result<(), Error>; 2]) -> Result<(), Error> {
-    Error::all(verbs.iter().filter_map(|verb| verb(call).err()).collect()).map_or(Ok(()), Err)
+/// What failed of two that were both done, as one.
+fn both(outcomes: [Result<(), Error>; 2]) -> Result<(), Error> {
+    Error::all(outcomes.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
 
 fn del(call: &Call<'_>) -> Result<(), Error> {
-    both(call, [portmap::TYPE.del, bridge::TYPE.del])
+    both([(portmap::TYPE.del)(call), (bridge::TYPE.del)(call)])
 }
 
 fn gc(call: &Call<'_>) -> Result<(), Error> {
-    both(call, [portmap::TYPE.gc, bridge::TYPE.gc])
+    both([(portmap::TYPE.gc)(call), (bridge::TYPE.gc)(call)])
 }
 
 fn check(call: &Call<'_>) -> Result<(), Error> {

@@ -117,9 +117,9 @@ impl Reader<'_> {
             _ => return Err(self.unsupported()),
         };
         let (is, value, rest) = match words {
+            [] | ["!=" | "=="] => return Err(self.unsupported()),
             ["!=", value, rest @ ..] => (Is::NotEqual, value, rest),
             ["==", value, rest @ ..] | [value, rest @ ..] => (Is::Equal, value, rest),
-            [] => return Err(self.unsupported()),
         };
         let what = match field {
             "saddr" => What::Source(self.subnet(value)?),
