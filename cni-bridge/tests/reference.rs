@@ -1,4 +1,4 @@
-//! Beside the reference plugins: what one attached the other detaches, and the results are alike.
+//! Beside the reference plugins: what one attached the other detaches, from whatever is left to go by.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
@@ -83,55 +83,4 @@ fn both_lease_from_the_same_files_in_the_same_round() {
     }
     assert_eq!(given, ["10.1.2.2/24", "10.1.2.3/24", "10.1.2.4/24", "10.1.2.5/24"]);
     assert!(pods[0].pings("10.1.2.5") && pods[3].pings("fd00:1::2"));
-}
-
-#[test]
-fn results_and_kernel_state_are_alike() {
-    let Some(dir) = reference() else { return };
-    let picture = |ours: bool| {
-        let dir = dir.clone();
-        std::thread::spawn(move || {
-            let node = Node::new();
-            let pod = Pod::new();
-            let conf = conf(&node);
-            let mut result = match ours {
-                true => node.add(&conf, "a", &pod),
-                false => call_reference(&dir, "ADD", &conf, "a", &pod.path()).json(),
-            };
-            // What is random or names this test's namespaces.
-            for interface in result["interfaces"].as_array_mut().unwrap() {
-                interface["mac"].take();
-                interface["sandbox"] = json!(interface["sandbox"].as_str().is_some_and(|sandbox| !sandbox.is_empty()));
-            }
-            result["interfaces"][1]["name"].take();
-            result.as_object_mut().unwrap().retain(|key, value| key != "dns" || *value != json!({}));
-            let addresses = |text: String| -> Vec<String> {
-                let words = text.lines().filter(|line| line.contains("scope global")).map(|line| {
-                    line.split_whitespace()
-                        .skip_while(|word| !word.starts_with("inet"))
-                        .take(2)
-                        .collect::<Vec<_>>()
-                        .join(" ")
-                });
-                words.collect()
-            };
-            let routes = |family: &str| -> Vec<String> {
-                let text = pod.ip(&[family, "route"]);
-                text.lines()
-                    .map(|line| line.replace(" proto static", "").replace(" proto boot", "").trim().to_owned())
-                    .collect()
-            };
-            let bridge = testkit::output(Command::new("ip").args(["-o", "address", "show", "br0"]));
-            (
-                result,
-                addresses(pod.ip(&["-o", "address", "show", "eth0"])),
-                addresses(bridge),
-                routes("-4"),
-                routes("-6"),
-            )
-        })
-        .join()
-        .unwrap()
-    };
-    assert_eq!(picture(true), picture(false));
 }
