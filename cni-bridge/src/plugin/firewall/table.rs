@@ -174,13 +174,19 @@ pub fn remove_if_unused(socket: &mut NftSocket) -> Result<(), Error> {
     if socket.table_use(RECORDS)? != Some(0) {
         return Ok(());
     }
+    let admin_chains = admin_chains(socket)?;
+    // Asked first, for to take back a transaction that it refuses takes the kernel 20 ms (a grace period).
+    for chain in &admin_chains {
+        if !socket.rules(MAIN, chain)?.is_empty() {
+            return Ok(());
+        }
+    }
     let mut batch = Batch::new("remove the firewall's nftables tables");
-    // Refused if an ADD came in between.
+    // Refused if an ADD, or an administrator, came in between.
     batch.delete_table_if_empty(RECORDS);
     super::doors::close(socket, &mut batch)?;
     // Where somebody has removed it there is nothing more to do.
     if socket.table_use(MAIN)?.is_some() {
-        let admin_chains = admin_chains(socket)?;
         batch.flush_chain(MAIN, FORWARD);
         for chain in &admin_chains {
             batch.delete_chain_if_empty(MAIN, chain);

@@ -14,6 +14,7 @@ use super::{property_now, settings};
 use crate::netlink::tune::Property;
 use crate::netlink::{Link, Mac};
 use crate::plugin::Call;
+use crate::small_file;
 use crate::spec::{Attachment, Error, code};
 
 /// The properties that were changed, with their old values.
@@ -112,13 +113,13 @@ impl File {
     /// # Errors
     /// [`code::IO`] when it cannot be read, [`code::DECODE`] when it is no backup.
     pub fn read(&self) -> Result<Option<Backup>, Error> {
-        let text = match fs::read(&self.path) {
+        let text = match small_file::read(&self.path) {
             Ok(text) => text,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.failed("read", &error)),
         };
         let malformed = |error| Error::new(code::DECODE, format!("{} is no backup: {error}", self.path.display()));
-        serde_json::from_slice(&text).map(Some).map_err(malformed)
+        serde_json::from_str(&text).map(Some).map_err(malformed)
     }
 
     /// Writes it, whole or not at all.

@@ -121,6 +121,17 @@ mod tests {
     }
 
     #[test]
+    fn parameters_are_set_in_the_order_of_the_text_and_those_of_args_last() {
+        let text = r#"{"name": "n", "sysctl": {"net.b": "1", "net.a": "2", "net.c": "3"},
+            "args": {"cni": {"sysctl": {"net.b": "4", "net.d": "5"}}}}"#;
+        let settings = read(text, "").unwrap();
+        let pairs: Vec<_> = settings.sysctls.iter().map(|one| (one.key.as_str(), one.value.as_str())).collect();
+        assert_eq!(pairs, [("net.a", "2"), ("net.c", "3"), ("net.b", "4"), ("net.d", "5")]);
+        let only = read(r#"{"name": "n", "args": {"cni": {"sysctl": {"net.b": "4"}}}}"#, "").unwrap();
+        assert_eq!(only.sysctls.len(), 1, "without a list of its own");
+    }
+
+    #[test]
     fn what_is_not_said_is_not_set_and_args_win() {
         let nothing = read(r#"{"name": "n", "promisc": false, "mtu": 0}"#, "").unwrap();
         assert_eq!(nothing.properties(), []);

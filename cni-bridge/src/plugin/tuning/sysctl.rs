@@ -9,6 +9,7 @@ use regex_lite::Regex;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
 
 use crate::plugin::Call;
+use crate::small_file;
 use crate::spec::{Error, code};
 
 /// The parameters that may be set: a regular expression a line. Without the file, all of the network's.
@@ -116,7 +117,7 @@ pub fn allowed(sysctls: &[Sysctl]) -> Result<(), Error> {
     if sysctls.is_empty() {
         return Ok(());
     }
-    let text = match fs::read_to_string(ALLOWLIST) {
+    let text = match small_file::read(Path::new(ALLOWLIST)) {
         Ok(text) => text,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::new(code::IO, format!("cannot read {ALLOWLIST}: {error}"))),
