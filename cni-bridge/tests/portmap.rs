@@ -529,3 +529,77 @@ fn gc_removes_what_is_not_listed_of_its_own_network_only() {
     let status = Whose::Ours.call("STATUS", &with(1).conf(1, &Value::Null), "", "");
     assert!(status.ok, "{status:?}");
 }
+
+/// CRC-32C, which RFC 9260 appendix A asks of a packet of SCTP.
+fn crc32c(bytes: &[u8]) -> u32 {
+    let fold = |crc: u32, byte: &u8| {
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0x82f6_3b78 } else { crc >> 1 })
+    };
+    !bytes.iter().fold(!0, fold)
+}
+
+/// A packet of SCTP that begins an association, with an IPv4 header that the kernel completes.
+fn sctp_init(to: [u8; 4], port: u16) -> Vec<u8> {
+    let mut sctp = [&5000u16.to_be_bytes()[..], &port.to_be_bytes(), &[0; 8]].concat();
+    // INIT: type, flags, length, then tag, window, streams out and in, first number.
+    sctp.extend([1, 0, 0, 20, 0, 0, 0, 7, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+    let sum = crc32c(&sctp);
+    sctp[8..12].copy_from_slice(&sum.to_le_bytes());
+    let mut packet = vec![0x45, 0, 0, 0, 0, 0, 0, 0, 64, 132, 0, 0, 192, 0, 2, 2];
+    packet.extend(to);
+    packet.extend(sctp);
+    packet
+}
+
+// The kernel of the node only needs to know SCTP's connections, not SCTP itself.
+#[test]
+fn sctp_is_sent_on_to_the_pod() {
+    use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, SockaddrIn, sendto, socket};
+    let node = Node::new();
+    let (world, pod) = (World::new(), Pod::new());
+    chain(&node, json!({}), &[mapping(3868, "sctp")]).add("a", &pod);
+    let counted = "add table ip t; add chain ip t c { type filter hook prerouting priority 0; }; \
+                   add rule ip t c ip saddr 192.0.2.2 sctp dport 80 counter";
+    testkit::run(pod.command("nft").arg(counted));
+    assert!(world.host.pings("192.0.2.1"), "nothing waits for its neighbour's address");
+    assert!(pod.pings("10.1.2.1"), "nor there");
+    world.host.inside(|| {
+        let raw = socket(AddressFamily::Inet, SockType::Raw, SockFlag::empty(), SockProtocol::Raw).unwrap();
+        let to = SockaddrIn::new(192, 0, 2, 1, 0);
+        sendto(std::os::fd::AsRawFd::as_raw_fd(&raw), &sctp_init([192, 0, 2, 1], 3868), &to, MsgFlags::empty())
+            .unwrap();
+    });
+    let rules = testkit::output(pod.command("nft").args(["list", "table", "ip", "t"]));
+    if !std::path::Path::new("/proc/sys/net/netfilter/nf_conntrack_sctp_timeout_closed").exists() {
+        testkit::skip("the kernel does not track SCTP (CONFIG_NF_CT_PROTO_SCTP)");
+        return;
+    }
+    assert!(rules.contains("counter packets 1"), "{rules}");
+}
+
+#[test]
+fn type_cni_bridge_maps_ports_in_the_same_call() {
+    let node = Node::new();
+    let (world, pod, late) = (World::new(), Pod::new(), Pod::new());
+    let conf = |mappings: &[Value]| node.dual(json!({"runtimeConfig": {"portMappings": mappings}}));
+    let mut mapped = conf(&[mapping(TCP, "tcp")]);
+    mapped["prevResult"] = node.add(&mapped, "a", &pod);
+    let listener = pod.inside(|| listen_at(80));
+    converse(&listener, |_| world.host.inside(|| dial("192.0.2.1", TCP)));
+    let checked = common::call("CHECK", &mapped, "a", &pod.path());
+    assert!(checked.ok, "{checked:?}");
+    // One that is refused leaves nothing of the bridge's part either.
+    let before = (node.links(), node.leased(), node.ruleset());
+    assert_eq!(common::call("ADD", &conf(&[mapping(TCP, "tcp")]), "late", &late.path()).code(), 102);
+    assert!(
+        common::call("ADD", &conf(&[mapping(0, "tcp")]), "late", &late.path()).message().contains("port number: 0")
+    );
+    assert_eq!((node.links(), node.leased(), node.ruleset()), before);
+    testkit::run(Command::new("nft").args(["flush", "chain", "ip", "cni-bridge-hostports", "hostports"]));
+    assert_eq!(common::call("CHECK", &mapped, "a", &pod.path()).code(), 101);
+    mapped["cni.dev/valid-attachments"] = json!([]);
+    assert!(common::call("GC", &mapped, "", "").ok);
+    assert_eq!((node.ruleset(), node.leased().len()), (String::new(), 0));
+    assert!(common::call("STATUS", &conf(&[]), "", "").ok);
+    node.del(&mapped, "a", &pod);
+}
