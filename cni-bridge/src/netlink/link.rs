@@ -183,31 +183,35 @@ pub struct End {
 /// The pod's end cannot be created up: the kernel opens it before its peer exists, refuses with ENOTCONN, and
 /// takes 15 ms to undo the rest. The node's end could, but not [`without_link_local`].
 pub fn create_veth(node: &End, pod: &End, netns: BorrowedFd<'_>, bridge: u32, mtu: Option<u32>) -> Request {
-    let mut peer = LinkUnspec::new_with_name(&pod.name).address(pod.mac.0.to_vec()).setns_by_fd(netns.as_raw_fd());
-    let mut veth = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
-        .name(node.name.clone())
-        .address(node.mac.0.to_vec())
-        .controller(bridge);
-    if let Some(mtu) = mtu {
-        peer = peer.mtu(mtu);
-        veth = veth.mtu(mtu);
-    }
-    let veth = veth.set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+    let peer = shape(LinkMessageBuilder::default(), pod, mtu).setns_by_fd(netns.as_raw_fd());
     let doing = format!("create the veth pair {} and {}", node.name, pod.name);
-    Request::new(doing, libc::RTM_NEWLINK, &veth.build()).flags(NLM_F_CREATE | NLM_F_EXCL)
+    let message = pair(node, peer, mtu).controller(bridge).build();
+    Request::new(doing, libc::RTM_NEWLINK, &message).flags(NLM_F_CREATE | NLM_F_EXCL)
 }
 
-/// Creates both ends of a veth pair in the current namespace, down.
+/// Creates both ends of a veth pair in the current namespace, down; one that is there is no error.
 pub fn create_local_veth(one: &End, other: &End, mtu: u32) -> Request {
-    let peer = LinkUnspec::new_with_name(&other.name).address(other.mac.0.to_vec()).mtu(mtu);
-    let veth = LinkMessageBuilder::<LinkUnspec>::new_with_info_kind(InfoKind::Veth)
-        .name(one.name.clone())
-        .address(one.mac.0.to_vec())
-        .mtu(mtu)
-        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())));
+    let mtu = Some(mtu);
+    let message = pair(one, shape(LinkMessageBuilder::default(), other, mtu), mtu).build();
     let doing = format!("create the veth pair {} and {}", one.name, other.name);
-    // Tolerated: another ADD was first.
-    Request::new(doing, libc::RTM_NEWLINK, &veth.build()).flags(NLM_F_CREATE | NLM_F_EXCL).tolerate(&[Errno::EEXIST])
+    Request::new(doing, libc::RTM_NEWLINK, &message).flags(NLM_F_CREATE | NLM_F_EXCL).tolerate(&[Errno::EEXIST])
+}
+
+type Builder = LinkMessageBuilder<LinkUnspec>;
+
+/// A link with an end's name and address.
+fn shape(link: Builder, end: &End, mtu: Option<u32>) -> Builder {
+    let link = link.name(end.name.clone()).address(end.mac.0.to_vec());
+    match mtu {
+        Some(mtu) => link.mtu(mtu),
+        None => link,
+    }
+}
+
+/// A veth pair of this end and its peer.
+fn pair(end: &End, peer: Builder, mtu: Option<u32>) -> Builder {
+    shape(Builder::new_with_info_kind(InfoKind::Veth), end, mtu)
+        .set_info_data(InfoData::Veth(InfoVeth::Peer(peer.build())))
 }
 
 /// Makes an interface a port of the bridge with index `bridge`, up.
