@@ -463,6 +463,21 @@ fn what_the_reference_made_is_checked_and_removed() {
 }
 
 #[test]
+fn what_an_administrator_wrote_for_the_reference_still_counts() {
+    let Some(dir) = reference() else { return };
+    let node = node();
+    close_forward();
+    let _world = world();
+    let ours = network(&node, 1, json!({}));
+    let theirs = Chain { whose: Whose::Reference(dir), ..ours.clone() };
+    theirs.add("old", &Pod::new());
+    sh("iptables -A CNI-ADMIN -d 192.0.2.2 -j DROP");
+    let pod = Pod::new();
+    ours.add("new", &pod);
+    reaches(&pod, &WORLD, &WORLD[1..], "what its chain drops is dropped");
+}
+
+#[test]
 fn what_cannot_be_served_is_named() {
     let node = node();
     let net = network(&node, 1, json!({"ingressPolicy": "same-bridge"}));

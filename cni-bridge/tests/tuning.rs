@@ -241,6 +241,7 @@ fn a_pod_that_is_gone_leaves_no_backup() {
         chain.del("a", netns, &result);
         assert_eq!(backups(&node), [""; 0]);
     }
+    chain.del(&"long".repeat(100), "", &Value::Null);
     fs::write(data_dir(&node).join("b_eth0.json"), "{cut off").unwrap();
     fs::write(data_dir(&node).join("@podnet@b_eth0.json"), "{cut o").unwrap();
     chain.del("b", "", &Value::Null);

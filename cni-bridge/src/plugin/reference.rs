@@ -97,7 +97,7 @@ pub fn remove_rules(
 }
 
 /// The chain of its firewall, in iptables' table `filter`.
-const FORWARD_CHAIN: &str = "CNI-FORWARD";
+pub const FORWARD_CHAIN: &str = "CNI-FORWARD";
 
 fn filter_of(ip: IpAddr) -> Table<'static> {
     Table::new(if ip.is_ipv4() { Family::Ip } else { Family::Ip6 }, "filter")

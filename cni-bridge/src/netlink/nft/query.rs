@@ -188,7 +188,8 @@ impl NftSocket {
     ) -> Result<Option<Vec<u8>>, Error> {
         match self.ask(doing, kind, 0, table, write) {
             Ok(found) => Ok(found.into_iter().next()),
-            Err(error) if error.errno() == Some(Errno::ENOENT) => Ok(None),
+            // ERANGE: a name longer than any can be.
+            Err(error) if matches!(error.errno(), Some(Errno::ENOENT | Errno::ERANGE)) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -7,6 +7,7 @@
 use super::table::door;
 use crate::netlink::Error;
 use crate::netlink::nft::{Batch, Family, NftSocket, Place, Table};
+use crate::plugin::reference::FORWARD_CHAIN;
 
 /// The rule's comment, which it is found by.
 const COMMENT: &str = "cni-bridge";
@@ -29,13 +30,17 @@ const DOORS: [Door; 3] = [
     of(Family::Inet, "firewalld", "filter_FORWARD"),
 ];
 
-/// Adds the rule, before all others, where it is missing.
+/// Adds the rule where it is missing: before all others, but after what the reference plugin has there, which begins
+/// with the chain that an administrator wrote for it.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn open(socket: &mut NftSocket, batch: &mut Batch) -> Result<(), Error> {
     for door in closed(socket)? {
-        batch.add_rule(door.table, door.chain, Place::First, &self::door(door.table.family).comment(COMMENT));
+        let rules = socket.rules(door.table, door.chain)?;
+        let references = rules.iter().find(|rule| rule.leads_to.iter().any(|chain| chain == FORWARD_CHAIN));
+        let place = references.map_or(Place::First, |rule| Place::After(rule.handle));
+        batch.add_rule(door.table, door.chain, place, &self::door(door.table.family).comment(COMMENT));
     }
     Ok(())
 }

@@ -158,8 +158,10 @@ impl File {
     pub fn remove(&self) -> Result<(), Error> {
         for path in [&self.aside, &self.path] {
             match fs::remove_file(path) {
-                Err(error) if error.kind() != ErrorKind::NotFound => return Err(self.failed("remove", &error)),
-                _ => {}
+                Ok(()) => {}
+                // A name too long for a file is that of none.
+                Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidFilename) => {}
+                Err(error) => return Err(self.failed("remove", &error)),
             }
         }
         Ok(())
