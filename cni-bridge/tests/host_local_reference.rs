@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 
 use common::leases::{Ipam, command};
-use common::{Answer, feed, reference};
+use common::{Answer, PLUGIN, Pod, feed, reference};
 use serde_json::{Value, json};
 
 /// Numbers that are the same in every run (xorshift64).
@@ -83,4 +83,40 @@ fn whoever_adds_and_deletes_both_see_the_same_leases() {
         assert!(call(None, "DEL", &conf, id, ifname).ok);
     }
     assert_eq!(ipam.leased(), Vec::<String>::new());
+}
+
+#[test]
+fn the_references_plugins_call_ours_for_addresses() {
+    let Some(dir) = reference() else { return };
+    let ipam = Ipam::new();
+    let path = ipam.dir.path().join("bin");
+    std::fs::create_dir(&path).unwrap();
+    for kind in ["host-local", "static"] {
+        std::os::unix::fs::symlink(PLUGIN, path.join(kind)).unwrap();
+    }
+    let fixed = json!({"type": "static", "addresses": [{"address": "10.1.2.2/24", "gateway": "10.1.2.1"}]});
+    for (main, ipam_conf) in [("ptp", ipam.conf(json!({}))["ipam"].clone()), ("bridge", fixed)] {
+        for version in ["0.2.0", "0.4.0", "1.0.0"] {
+            let pod = Pod::new();
+            let mut conf =
+                json!({"cniVersion": version, "name": "net", "type": main, "bridge": "br0", "ipam": ipam_conf});
+            let run = |verb: &str, conf: &Value| {
+                let mut command = Command::new(dir.join(main));
+                command.env_clear().env("CNI_PATH", &path).env("CNI_COMMAND", verb).env("CNI_CONTAINERID", "a");
+                command.env("CNI_IFNAME", "eth0").env("CNI_NETNS", pod.path());
+                let answer = feed(&mut command, conf.to_string().as_bytes());
+                assert!(answer.ok, "{main} {version} {verb}: {}", answer.text);
+                answer
+            };
+            let result = run("ADD", &conf).json();
+            let address = if version < "0.3.0" { &result["ip4"]["ip"] } else { &result["ips"][0]["address"] };
+            assert!(pod.ip(&["-o", "address"]).contains(address.as_str().unwrap()), "{result}");
+            conf["prevResult"] = result;
+            if version >= "0.4.0" {
+                run("CHECK", &conf);
+            }
+            run("DEL", &conf);
+            assert_eq!(ipam.leased(), Vec::<String>::new(), "{main} {version}");
+        }
+    }
 }

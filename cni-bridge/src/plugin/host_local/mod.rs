@@ -96,22 +96,17 @@ fn take_over(
     Ok((Vec::new(), wanted))
 }
 
-/// Leases; when a set is exhausted, once more after what is certainly dead of it was freed.
+/// Leases; when a set is exhausted, again after what is certainly dead of it was freed.
 fn allocate(call: &Call<'_>, config: &Config, wanted: &[IpAddr], locked: &mut Locked) -> Result<Vec<Lease>, Error> {
     let owner = call.attachment();
-    // A set a time: each may be exhausted once.
-    for _ in &config.sets {
+    loop {
         match ipam::allocate(&config.sets, wanted, &owner, locked) {
+            // Under the lock nobody else takes what was freed, so this comes to an end.
+            Err(AllocateError::Exhausted { ref ranges, .. }) if exhausted::reclaim(locked, ranges)? > 0 => {}
+            Err(error) => return Err(exhausted::explain(error, locked, call)),
             Ok(leases) => return Ok(leases),
-            Err(AllocateError::Exhausted { set, ranges }) => {
-                if exhausted::reclaim(locked, &ranges)? == 0 {
-                    return Err(exhausted::explain(AllocateError::Exhausted { set, ranges }, locked, call));
-                }
-            }
-            Err(error) => return Err(error.into()),
         }
     }
-    ipam::allocate(&config.sets, wanted, &owner, locked).map_err(Error::from)
 }
 
 /// Frees what the attachment has leased. `last` is called while the leases are locked, when the network has none left.
