@@ -117,6 +117,7 @@ async fn live(inheritance: &mut Inheritance) -> Result<(), Error> {
     let lock = inheritance.lock.take().ok_or_else(|| Error::internal("a shim lives once"))?;
     let pod = Pod::new(&inheritance.namespace, &inheritance.bundle, lock, events);
     tokio::spawn(pod.reaper.clone().reap_orphans());
+    tokio::spawn(pod.clone().stay_small());
     let listener = inheritance.listener.try_clone().map_err(|source| Error::io("serve the shim's socket", source))?;
     let mut server = server::server(&pod, listener)?;
     server.start().await.map_err(|error| Error::internal(format!("serve the shim's socket: {error}")))?;

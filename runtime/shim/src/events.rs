@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use containerd_shim_protos::events::task as event;
-use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
+use containerd_shim_protos::protobuf::{self, Message, MessageField};
 use containerd_shim_protos::shim::event::Envelope;
 use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, EventsClient};
@@ -51,19 +51,26 @@ pub enum Event {
 }
 
 impl Event {
-    /// The topic, the type's name and the message.
-    fn parts(&self) -> (&'static str, &'static str, &dyn containerd_shim_protos::protobuf::MessageDyn) {
+    /// The topic, the type's name and the message, encoded.
+    ///
+    /// By its type and not by `MessageDyn`: that one builds descriptions of all protocol files in memory, half a megabyte of
+    /// them, to know a name it does not use.
+    fn parts(&self) -> (&'static str, &'static str, protobuf::Result<Vec<u8>>) {
         match self {
-            Self::Create(event) => ("/tasks/create", "containerd.events.TaskCreate", event),
-            Self::Start(event) => ("/tasks/start", "containerd.events.TaskStart", event),
-            Self::ExecAdded(event) => ("/tasks/exec-added", "containerd.events.TaskExecAdded", event),
-            Self::ExecStarted(event) => ("/tasks/exec-started", "containerd.events.TaskExecStarted", event),
-            Self::Exit(event) => ("/tasks/exit", "containerd.events.TaskExit", event),
-            Self::Delete(event) => ("/tasks/delete", "containerd.events.TaskDelete", event),
-            Self::Oom(event) => ("/tasks/oom", "containerd.events.TaskOOM", event),
-            Self::Paused(event) => ("/tasks/paused", "containerd.events.TaskPaused", event),
-            Self::Resumed(event) => ("/tasks/resumed", "containerd.events.TaskResumed", event),
-            Self::Checkpointed(event) => ("/tasks/checkpointed", "containerd.events.TaskCheckpointed", event),
+            Self::Create(event) => ("/tasks/create", "containerd.events.TaskCreate", event.write_to_bytes()),
+            Self::Start(event) => ("/tasks/start", "containerd.events.TaskStart", event.write_to_bytes()),
+            Self::ExecAdded(event) => ("/tasks/exec-added", "containerd.events.TaskExecAdded", event.write_to_bytes()),
+            Self::ExecStarted(event) => {
+                ("/tasks/exec-started", "containerd.events.TaskExecStarted", event.write_to_bytes())
+            }
+            Self::Exit(event) => ("/tasks/exit", "containerd.events.TaskExit", event.write_to_bytes()),
+            Self::Delete(event) => ("/tasks/delete", "containerd.events.TaskDelete", event.write_to_bytes()),
+            Self::Oom(event) => ("/tasks/oom", "containerd.events.TaskOOM", event.write_to_bytes()),
+            Self::Paused(event) => ("/tasks/paused", "containerd.events.TaskPaused", event.write_to_bytes()),
+            Self::Resumed(event) => ("/tasks/resumed", "containerd.events.TaskResumed", event.write_to_bytes()),
+            Self::Checkpointed(event) => {
+                ("/tasks/checkpointed", "containerd.events.TaskCheckpointed", event.write_to_bytes())
+            }
         }
     }
 }
@@ -95,8 +102,8 @@ impl Publisher {
     /// Puts an event at the end of the queue.
     pub fn publish(&self, event: &Event) {
         let Some(queue) = &self.queue else { return };
-        let (topic, type_url, message) = event.parts();
-        let value = match message.write_to_bytes_dyn() {
+        let (topic, type_url, value) = event.parts();
+        let value = match value {
             Ok(value) => value,
             Err(error) => return log::error(format!("encode event {topic}: {error}")),
         };

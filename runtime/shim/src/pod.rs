@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -13,10 +14,14 @@ use crate::lock::Lock;
 use crate::options::TaskOptions;
 use crate::reap::Reaper;
 use crate::sandbox::Sandbox;
+use crate::sys;
 use crate::task::Container;
 
 /// Where containerd's shims keep what their runtimes write.
 const DEFAULT_ROOT: &str = "/run/containerd/pea";
+
+/// How long nothing must have happened for a pod to count as quiet.
+const QUIET: Duration = Duration::from_millis(500);
 
 /// The pod. Clones are handles to the same one.
 #[derive(Clone)]
@@ -34,6 +39,7 @@ struct Inner {
     lock: Lock,
     members: Mutex<Members>,
     quit: Notify,
+    worked: Notify,
 }
 
 #[derive(Default)]
@@ -69,6 +75,7 @@ impl Pod {
             lock,
             members: Mutex::default(),
             quit: Notify::new(),
+            worked: Notify::new(),
         };
         Self { reaper: Reaper::default(), events, inner: Arc::new(inner) }
     }
@@ -167,17 +174,28 @@ impl Pod {
         self.inner.quit.notified().await;
     }
 
+    /// Runs an operation to its end even when the client that asked for it goes away in the middle:
+    /// ttrpc drops a request's future with its connection, and a container half-made is nobody's.
+    pub async fn to_the_end<T: Send + 'static>(
+        &self,
+        operation: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) -> Result<T, Error> {
+        let done = tokio::spawn(operation).await;
+        self.inner.worked.notify_one();
+        done.unwrap_or_else(|error| Err(Error::internal(format!("the operation broke off: {error}"))))
+    }
+
+    /// Gives back, when all is quiet after some work, what that has left of memory: specifications are large, and a
+    /// pod that rests keeps nothing of them.
+    pub async fn stay_small(self) {
+        loop {
+            self.inner.worked.notified().await;
+            while tokio::time::timeout(QUIET, self.inner.worked.notified()).await.is_ok() {}
+            sys::trim_memory();
+        }
+    }
+
     fn members(&self) -> MutexGuard<'_, Members> {
         self.inner.members.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Runs an operation to its end even when the client that asked for it goes away in the middle:
-/// ttrpc drops a request's future with its connection, and a container half-made is nobody's.
-pub async fn to_the_end<T: Send + 'static>(
-    operation: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::spawn(operation)
-        .await
-        .unwrap_or_else(|error| Err(Error::internal(format!("the operation broke off: {error}"))))
 }

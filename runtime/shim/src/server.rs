@@ -19,7 +19,7 @@ use ttrpc::asynchronous::transport::Listener;
 use ttrpc::asynchronous::{Server, Service, TtrpcContext};
 
 use crate::error::Error;
-use crate::pod::{Pod, to_the_end};
+use crate::pod::Pod;
 use crate::task::{Phase, Process};
 use crate::{options, sandbox, stats, task, wire};
 
@@ -82,19 +82,20 @@ impl TaskService for Tasks {
 
     async fn create(&self, _: &TtrpcContext, request: api::CreateTaskRequest) -> Response<api::CreateTaskResponse> {
         let pod = self.0.clone();
-        let pid = to_the_end(async move { task::create(&pod, request).await }).await?;
+        let pid = self.0.to_the_end(async move { task::create(&pod, request).await }).await?;
         Ok(api::CreateTaskResponse { pid: wire::pid(Some(pid)), ..Default::default() })
     }
 
     async fn start(&self, _: &TtrpcContext, request: api::StartRequest) -> Response<api::StartResponse> {
         let pod = self.0.clone();
-        let pid = to_the_end(async move { task::start(&pod, &request.id, &request.exec_id).await }).await?;
+        let pid = self.0.to_the_end(async move { task::start(&pod, &request.id, &request.exec_id).await }).await?;
         Ok(api::StartResponse { pid: wire::pid(Some(pid)), ..Default::default() })
     }
 
     async fn delete(&self, _: &TtrpcContext, request: api::DeleteRequest) -> Response<api::DeleteResponse> {
         let pod = self.0.clone();
-        let (pid, exit) = to_the_end(async move { task::delete(&pod, &request.id, &request.exec_id).await }).await?;
+        let (pid, exit) =
+            self.0.to_the_end(async move { task::delete(&pod, &request.id, &request.exec_id).await }).await?;
         Ok(api::DeleteResponse {
             pid: wire::pid(pid),
             exit_status: exit.map_or(0, |exit| exit.status),
@@ -126,25 +127,25 @@ impl TaskService for Tasks {
 
     async fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> Response<api::Empty> {
         let pod = self.0.clone();
-        to_the_end(async move { task::pause(&pod, &request.id).await }).await?;
+        self.0.to_the_end(async move { task::pause(&pod, &request.id).await }).await?;
         Ok(api::Empty::default())
     }
 
     async fn resume(&self, _: &TtrpcContext, request: api::ResumeRequest) -> Response<api::Empty> {
         let pod = self.0.clone();
-        to_the_end(async move { task::resume(&pod, &request.id).await }).await?;
+        self.0.to_the_end(async move { task::resume(&pod, &request.id).await }).await?;
         Ok(api::Empty::default())
     }
 
     async fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> Response<api::Empty> {
         let pod = self.0.clone();
-        to_the_end(async move { task::update(&pod, &request).await }).await?;
+        self.0.to_the_end(async move { task::update(&pod, &request).await }).await?;
         Ok(api::Empty::default())
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, request: api::CheckpointTaskRequest) -> Response<api::Empty> {
         let pod = self.0.clone();
-        to_the_end(async move { task::checkpoint(&pod, &request).await }).await?;
+        self.0.to_the_end(async move { task::checkpoint(&pod, &request).await }).await?;
         Ok(api::Empty::default())
     }
 
@@ -252,7 +253,7 @@ impl SandboxService for Sandboxes {
         let sandbox = sandbox::find(&self.0, &request.sandbox_id)?;
         let timeout = (request.timeout_secs > 0).then(|| Duration::from_secs(request.timeout_secs.into()));
         let pod = self.0.clone();
-        to_the_end(async move { sandbox::stop(&pod, &sandbox, timeout).await }).await?;
+        self.0.to_the_end(async move { sandbox::stop(&pod, &sandbox, timeout).await }).await?;
         Ok(sandbox_api::StopSandboxResponse::default())
     }
 
@@ -298,7 +299,7 @@ impl SandboxService for Sandboxes {
     ) -> Response<sandbox_api::ShutdownSandboxResponse> {
         let pod = self.0.clone();
         match sandbox::find(&self.0, &request.sandbox_id) {
-            Ok(sandbox) => to_the_end(async move { sandbox::shutdown(&pod, &sandbox).await }).await?,
+            Ok(sandbox) => self.0.to_the_end(async move { sandbox::shutdown(&pod, &sandbox).await }).await?,
             // A shim whose sandbox was never made is shut down all the same, unless it has other work.
             Err(_) if pod.quit_if_idle() => {}
             Err(error) => return Err(error.into()),
