@@ -42,7 +42,7 @@ run_packages=(busybox-static curl iproute2)
 binary_dir() { printf '%s/%s/release' "$target" "$(rustc -vV | sed -n 's/^host: //p')"; }
 build_release() {
     say "building release binaries"
-    local libseccomp glibc flags="-C target-feature=+crt-static"
+    local libseccomp glibc flags="-C target-feature=+crt-static -C relocation-model=static"
     libseccomp=$(cc -print-file-name=libseccomp.a)
     flags+=" -C link-arg=-Wl,-T,scripts/no-unwinding.ld -C link-arg=-Wl,--no-eh-frame-hdr"
     # Addresses to correct at start take a bit each, not 24 bytes. The code that corrects them is in glibc since 2.36.

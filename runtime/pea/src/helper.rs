@@ -65,7 +65,7 @@ pub fn can_work_here(kept: &Kept) -> bool {
 
 /// Does a helper's work in this process, which saves a fork and the copying of memory. Only where it [can](can_work_here)
 /// be done here, and for a caller who does not mind to keep some of what the work changes.
-pub fn work_here(work: impl FnOnce(Kept) -> Result<i32, Error>) -> Result<i32, Error> {
+pub fn work_here<T>(work: impl FnOnce(Kept) -> Result<T, Error>) -> Result<T, Error> {
     // As in a helper, no hook gets what was handed down to us; the init closes it.
     sys::close_on_exec_from(3).map_err(|error| Error::io("close descriptors", error))?;
     work(Kept::default())

@@ -28,6 +28,7 @@ mod rdt;
 mod rootfs;
 mod runtime;
 mod seccomp;
+mod small_file;
 mod socket;
 mod spec;
 mod state;

@@ -4,6 +4,20 @@
 //! in there to our binary on the machine; and a container may have that link executed and written to later. Whoever
 //! overwrites the binary so owns the machine at the next call (the class of CVE-2019-5736). So what enters a container
 //! runs from a file that cannot be written to.
+//!
+//! That takes a second execution, of a program whose first start is cut off as early as can be (`sys/entry.rs`). What would
+//! save it does not hold:
+//!
+//! - Not to be dumpable keeps others from the link, but not the process itself: a container whose program is
+//!   `#!/proc/self/exe`, or a link to it, has our own `execve` follow it, and what runs then is our binary, as an ordinary
+//!   process of the container, open to all others in it. No check of the path comes before that: a script's interpreter is
+//!   looked up by the kernel, and what lies at a path can change after any look at it.
+//! - To execute by a descriptor, closed on exec, would keep scripts (and the names of programs) from working.
+//! - `PR_SET_MM_EXE_FILE` wants all of the old file unmapped first, which is the code that would call it.
+//! - To execute a small program in between, from inside, would use up the label meant for the container's program
+//!   (`/proc/self/attr/exec`), and need more of the seccomp filter than `execve`.
+//!
+//! A user namespace whose root is nobody on the machine could do without; it is not worth a difference.
 
 use std::env;
 use std::ffi::{CString, OsString};
@@ -28,7 +42,7 @@ const OWN_EXE: &str = "/proc/self/exe";
 /// Where it does not yet, the program is executed once more, from the start and with the same arguments: through a
 /// read-only mount of its own file that is attached nowhere, or, where mounting is not permitted, from a sealed copy in
 /// memory. (A copy each time would cost megabytes a call; the mount costs one system call.) To be called while there is
-/// one thread, and before anything was changed.
+/// one thread, and before anything was changed. As a rule it has nothing to do any more (`sys/entry.rs`).
 ///
 /// # Errors
 ///

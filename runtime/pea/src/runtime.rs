@@ -13,7 +13,7 @@ use crate::spec::NOTIFY_SOCKET;
 use crate::state::State;
 use crate::stats::Stats;
 use crate::store::Container;
-use crate::verb::create::{Request, Source};
+use crate::verb::create::{Created, Request, Source};
 use crate::verb::exec::Template;
 use crate::verb::{checkpoint, create, delete, exec, kill, pause, query, restore, start, update};
 
@@ -56,7 +56,7 @@ impl Runtime {
         bundle: &Path,
         source: Source,
         options: CreateOptions,
-    ) -> Result<i32, Error> {
+    ) -> Result<Created, Error> {
         create::create_here(self.request(id, bundle, source, options)?)
     }
 

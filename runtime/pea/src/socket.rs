@@ -7,15 +7,21 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// The directory of `path`, held open, and a short name for the socket in it.
+/// The longest path an address holds, but for the NUL behind it (unix(7)).
+const LONGEST: usize = 107;
+
+/// A name for the socket at `path` that is short enough, and what must be held open for as long as it is used.
 ///
-/// Going through the descriptor leaves the working directory alone.
-fn short(path: &Path) -> io::Result<(File, PathBuf)> {
+/// Going through a descriptor of the directory leaves the working directory alone.
+fn short(path: &Path) -> io::Result<(Option<File>, PathBuf)> {
+    if path.as_os_str().len() <= LONGEST {
+        return Ok((None, path.to_owned()));
+    }
     let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
     let dir = open_dir(dir)?;
     let path = PathBuf::from(format!("/proc/self/fd/{}", dir.as_raw_fd())).join(name);
-    Ok((dir, path))
+    Ok((Some(dir), path))
 }
 
 /// Opens a directory only to look things up in it.

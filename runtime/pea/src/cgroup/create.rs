@@ -10,6 +10,7 @@ use super::above;
 use super::hierarchy::{Hierarchy, Kind, Layout};
 use super::value::{Value, write};
 use crate::error::{Error, ErrorKind, reason};
+use crate::small_file;
 
 /// Those that can be used in a group of threads (cgroup-v2.rst, "Threads").
 const THREADED: [&str; 4] = ["cpu", "cpuset", "perf_event", "pids"];
@@ -126,7 +127,7 @@ fn make_unified(hierarchy: &Hierarchy, path: &Path, controllers: &Controllers) -
 
 /// Makes controllers available to the children of a cgroup.
 fn enable(dir: &Path, controllers: &Controllers) -> Result<(), Error> {
-    let list = |file: &str| fs::read_to_string(dir.join(file)).unwrap_or_default();
+    let list = |file: &str| small_file::read_text(dir.join(file)).unwrap_or_default();
     let enabled = list("cgroup.subtree_control");
     let is_missing = |name: &&String| !enabled.split_whitespace().any(|each| each == **name);
     let missing: Vec<&String> = controllers.wanted.iter().filter(is_missing).collect();
@@ -184,7 +185,7 @@ impl Controllers {
 /// controllers that know about threads. Returns whether it is one.
 fn settle_type(dir: &Path, controllers: &Controllers) -> Result<bool, Error> {
     let file = dir.join("cgroup.type");
-    let kind = fs::read_to_string(&file).unwrap_or_default();
+    let kind = small_file::read_text(&file).unwrap_or_default();
     let kind = kind.trim();
     if !matches!(kind, "domain invalid" | "threaded") {
         return Ok(false);
@@ -206,7 +207,7 @@ fn settle_type(dir: &Path, controllers: &Controllers) -> Result<bool, Error> {
 /// The text of /proc/PID/cgroup.
 pub fn membership(pid: i32) -> Result<String, Error> {
     let path = format!("/proc/{pid}/cgroup");
-    fs::read_to_string(&path).map_err(|error| Error::io(format!("read {path}"), error))
+    small_file::read_text(&path).map_err(|error| Error::io(format!("read {path}"), error))
 }
 
 /// Moves a process.

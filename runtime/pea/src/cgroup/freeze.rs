@@ -13,6 +13,7 @@ use super::hierarchy::{Hierarchy, Kind};
 use super::value::write;
 use super::{gone, hierarchies};
 use crate::error::{Error, ErrorKind};
+use crate::small_file;
 
 /// A process that is on its way into the kernel freezes when it comes back; longer than this is not waited.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -121,7 +122,7 @@ struct Freezer {
 
 /// Whether the cgroup is frozen.
 pub fn is_frozen(path: &Path) -> bool {
-    let says_one = |file: &Path| fs::read_to_string(file).is_ok_and(|text| text.trim() == "1");
+    let says_one = |file: &Path| small_file::read_text(file).is_ok_and(|text| text.trim() == "1");
     freezers(path).into_iter().flatten().any(|freezer| says_one(&freezer.state))
 }
 

@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use nix::sys::statfs::{CGROUP_SUPER_MAGIC, CGROUP2_SUPER_MAGIC, statfs};
 
 use crate::error::Error;
+use crate::small_file;
 use crate::stats::CgroupVersion;
 
 /// Where every distribution mounts them.
@@ -82,7 +83,7 @@ impl Layout {
         let all = all()?.to_vec();
         let unified = all.iter().find(|hierarchy| hierarchy.kind == Kind::Unified);
         // One that cannot be read offers none.
-        let text = unified.and_then(|it| fs::read_to_string(it.root().join("cgroup.controllers")).ok());
+        let text = unified.and_then(|it| small_file::read_text(it.root().join("cgroup.controllers")).ok());
         let unified = text.unwrap_or_default().split_whitespace().map(str::to_owned).collect();
         Ok(Self { all, unified })
     }

@@ -32,6 +32,7 @@ pub(crate) use kill::signal_tree;
 pub(crate) use members::pids;
 pub use oom::{OomEvents, OomWatch};
 pub(crate) use plan::{Plan, zero_is_a_limit};
+pub(crate) use remove::remove_if_empty;
 pub use remove::remove_tree;
 pub(crate) use stats::read as stats;
 pub(crate) use update::{merge, update, without_empty_pids};

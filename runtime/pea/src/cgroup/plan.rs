@@ -158,15 +158,16 @@ impl Plan {
     /// After the clone: makes the init a member in every hierarchy where it is not one yet, and sets the limits.
     ///
     /// With v1 this waits for all processors of the machine (about 10 ms); the init can work meanwhile.
-    pub fn place(&self, init: i32) -> Result<(), Error> {
+    /// `born`: whether it was cloned into what [`prepare`](Self::prepare) returned.
+    pub fn place(&self, init: i32, born: bool) -> Result<(), Error> {
         if let Some(scope) = &self.scope {
             scope.start(init, &self.values, &self.devices)?;
             // There may be controllers that systemd does not manage.
             self.make()?;
         }
-        let now = create::membership(init)?;
+        let now = if born { String::new() } else { create::membership(init)? };
         for hierarchy in self.layout.all() {
-            if hierarchy.member_of(&now).as_deref() == Some(&self.path) {
+            if born || hierarchy.member_of(&now).as_deref() == Some(&self.path) {
                 continue;
             }
             match create::join(&hierarchy.dir(&self.path), init) {
@@ -333,7 +334,7 @@ mod tests {
         plan.prepare().expect("made");
         let mut child = std::process::Command::new("sleep").arg("100").spawn().expect("sleep");
         let pid = child.id() as i32;
-        let limited = plan.place(pid).and_then(|()| plan.enforce(None));
+        let limited = plan.place(pid, false).and_then(|()| plan.enforce(None));
         let members = pids(plan.path());
         let busy = plan.check();
         child.kill().expect("killed");

@@ -1,8 +1,9 @@
 //! Removing a cgroup.
 
+use std::fs;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -33,6 +34,16 @@ pub fn remove_tree(path: &Path) -> Result<(), Error> {
         }
     }
     failure.map_or(Ok(()), Err)
+}
+
+/// Removes the cgroup where nothing lives in it or below it any more; false where something is left of it.
+pub(crate) fn remove_if_empty(path: &Path) -> bool {
+    let gone = |dir: PathBuf| match fs::remove_dir(dir) {
+        Ok(()) => true,
+        Err(error) => gone(&error),
+    };
+    // An empty path has no directories, and a wrong one is for others to report.
+    checked(path).is_ok() && dirs(path).is_ok_and(|dirs| dirs.into_iter().all(gone))
 }
 
 fn remove_dir(dir: &Path, end: Instant) -> Result<(), Error> {

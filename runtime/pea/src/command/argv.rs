@@ -85,13 +85,11 @@ fn truth(text: &str) -> Option<bool> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
-    use super::super::Cli;
+    use super::super::parser;
     use super::normalise;
 
     fn normal(line: &str) -> String {
-        normalise(&Cli::command(), line.split(' ').map(str::to_owned)).join(" ")
+        normalise(&parser([].iter()), line.split(' ').map(str::to_owned)).join(" ")
     }
 
     #[test]

@@ -147,7 +147,7 @@ fn is_a_users() -> bool {
 
 /// Whether root here is somebody else on the machine: the first user namespace maps all ids to themselves.
 fn in_user_namespace() -> bool {
-    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    let map = crate::small_file::read_text("/proc/self/uid_map").unwrap_or_default();
     let numbers: Vec<&str> = map.split_whitespace().collect();
     !numbers.is_empty() && numbers != ["0", "0", "4294967295"]
 }

@@ -26,10 +26,9 @@ mod update;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::process::ExitCode;
 
 use clap::error::ErrorKind as ClapError;
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{Args, Command, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::Runtime;
 use crate::error::{Error, ErrorKind};
@@ -45,8 +44,6 @@ struct Cli {
     /// Print the version and the version of the OCI specification
     #[arg(short, long)]
     version: bool,
-    #[command(subcommand)]
-    verb: Option<Verb>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -70,59 +67,104 @@ enum Verb {
     Update(Box<update::Arguments>),
 }
 
-/// The verbs that enter a container, or let it into what they are.
-const ENTERING: [&str; 3] = ["create", "exec", "run"];
+/// Adds what a verb takes to its description.
+type Augment = fn(Command) -> Command;
 
-/// Parses the command line, does what it says, and tells how it went.
-pub fn main() -> ExitCode {
-    crate::sys::process::default_child_signal();
-    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
-    if words.iter().any(|word| ENTERING.iter().any(|verb| word == verb)) {
-        // Before any work that would have to be done again. What fails here fails again, and is told of, below.
-        let _ = crate::protect::ensure();
+/// Each verb's name, and what it takes.
+const VERBS: [(&str, Augment); 17] = [
+    ("checkpoint", checkpoint::Arguments::augment_args),
+    ("create", create::Arguments::augment_args),
+    ("delete", delete::Arguments::augment_args),
+    ("events", events::Arguments::augment_args),
+    ("exec", exec::Arguments::augment_args),
+    ("features", features::Arguments::augment_args),
+    ("kill", kill::Arguments::augment_args),
+    ("list", list::Arguments::augment_args),
+    ("pause", pause::PauseArguments::augment_args),
+    ("ps", ps::Arguments::augment_args),
+    ("resume", pause::ResumeArguments::augment_args),
+    ("restore", restore::Arguments::augment_args),
+    ("run", run::Arguments::augment_args),
+    ("spec", spec::Arguments::augment_args),
+    ("start", start::Arguments::augment_args),
+    ("state", state::Arguments::augment_args),
+    ("update", update::Arguments::augment_args),
+];
+
+/// The parser for a command line of these words: only verbs that are among them are described, or all if none is, for help
+/// and for advice. To describe all would take longer than many a verb does.
+fn parser<'a>(words: impl Iterator<Item = &'a OsString> + Clone) -> Command {
+    let named = |name: &str| words.clone().any(|word| word == name);
+    let any = VERBS.iter().any(|(name, _)| named(name));
+    let verbs = VERBS.iter().filter(|(name, _)| !any || named(name));
+    Cli::command().subcommands(verbs.map(|(name, augment)| augment(Command::new(*name))))
+}
+
+/// Parses the command line, does what it says, and tells how it went. Returns the exit code.
+///
+/// It is called by the C library, and not by Rust's, whose start of a program prepares for more than happens here.
+pub fn main() -> u8 {
+    if let Err(error) = crate::sys::process::settle() {
+        let _ = writeln!(io::stderr(), "pea: error: {error}");
+        return FAILURE;
     }
-    let mut command = Cli::command();
+    let code = interpret();
+    // What was printed without the end of a line.
+    let _ = io::stdout().flush();
+    code
+}
+
+const SUCCESS: u8 = 0;
+const FAILURE: u8 = 1;
+
+fn interpret() -> u8 {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    let mut command = parser(words.iter());
     let words = match words.iter().map(|word| word.to_str().map(str::to_owned)).collect::<Option<Vec<_>>>() {
         Some(text) => argv::normalise(&command, text).into_iter().map(OsString::from).collect(),
         None => words,
     };
     let parsed = command.try_get_matches_from_mut([OsString::from("pea")].into_iter().chain(words.iter().cloned()));
-    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
-        Ok(cli) => act(cli),
+    let understood = parsed.and_then(|matches| {
+        let verb = matches.subcommand_name().map(|_| Verb::from_arg_matches(&matches)).transpose()?;
+        Ok((Cli::from_arg_matches(&matches)?.global, verb))
+    });
+    match understood {
+        Ok((global, verb)) => act(&global, verb),
         Err(error) => misused(&error, &words),
     }
 }
 
-fn act(cli: Cli) -> ExitCode {
-    let Some(verb) = cli.verb else {
+fn act(global: &Global, verb: Option<Verb>) -> u8 {
+    let Some(verb) = verb else {
         return match print(&format!("pea version {}\nspec: {}", env!("CARGO_PKG_VERSION"), crate::OCI_VERSION)) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(_) => ExitCode::FAILURE,
+            Ok(()) => SUCCESS,
+            Err(_) => FAILURE,
         };
     };
     // As runc: a failure of `exec` itself must not look like one of the program it was to execute.
-    let failure = if matches!(verb, Verb::Exec(_)) { 255 } else { 1 };
-    let done = report::check(&cli.global).and_then(|()| report::listening(&cli.global, || run(&cli.global, verb)));
+    let failure = if matches!(verb, Verb::Exec(_)) { 255 } else { FAILURE };
+    let done = report::check(global).and_then(|()| report::listening(global, || run(global, verb)));
     match done {
-        Ok(code) => ExitCode::from(code),
+        Ok(code) => code,
         Err(error) => {
-            report::report(&cli.global, &error);
-            ExitCode::from(failure)
+            report::report(global, &error);
+            failure
         }
     }
 }
 
 /// Help, or what is wrong with the command line: that too is an error engines look for in the log.
-fn misused(error: &clap::Error, words: &[OsString]) -> ExitCode {
+fn misused(error: &clap::Error, words: &[OsString]) -> u8 {
     let text = error.render().to_string();
     match error.kind() {
         ClapError::DisplayHelp => {
             let _ = print(text.trim_end());
-            ExitCode::SUCCESS
+            SUCCESS
         }
         ClapError::DisplayHelpOnMissingArgumentOrSubcommand => {
             let _ = writeln!(io::stderr(), "{}", text.trim_end());
-            ExitCode::FAILURE
+            FAILURE
         }
         _ => {
             // How to pass the word to somebody else is no help where nobody takes it.
@@ -132,13 +174,12 @@ fn misused(error: &clap::Error, words: &[OsString]) -> ExitCode {
             let message = message.strip_prefix("error: ").unwrap_or(&message);
             let error = Error::new(ErrorKind::InvalidArgument, format!("incorrect usage: {message}"));
             report::report(&Global::for_errors(words), &error);
-            ExitCode::FAILURE
+            FAILURE
         }
     }
 }
 
 fn run(global: &Global, verb: Verb) -> Result<u8, Error> {
-    // See ENTERING.
     if matches!(verb, Verb::Create(_) | Verb::Exec(_) | Verb::Run(_)) {
         crate::protect::ensure()?;
     }

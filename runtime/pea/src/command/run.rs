@@ -42,13 +42,9 @@ fn detached(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result
         let text = "cannot allocate tty if pea will detach without setting console socket";
         return Err(Error::new(ErrorKind::InvalidArgument, text));
     }
-    runtime.create_here(id, &creation.bundle, source, creation.options(global))?;
-    start(runtime, id)
-}
-
-/// A container that does not start is of no use to anybody who asked for `run`.
-fn start(runtime: &Runtime, id: &str) -> Result<(), Error> {
-    start::start(runtime, id).inspect_err(|_| drop(runtime.delete(id, true)))
+    let created = runtime.create_here(id, &creation.bundle, source, creation.options(global))?;
+    // One that does not start is of no use to anybody who asked for `run`.
+    start::start(runtime, id, || created.start()).inspect_err(|_| drop(runtime.delete(id, true)))
 }
 
 fn foreground(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<u8, Error> {
@@ -62,13 +58,13 @@ fn foreground(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Resu
     let own = console.as_ref().map(|console| console.path().to_owned());
     let options = CreateOptions { console_socket: own.or(creation.console_socket.clone()), ..creation.options(global) };
     let mut foreground = Foreground::begin()?;
-    let pid = runtime.create_here(id, &creation.bundle, source, options)?;
+    let created = runtime.create_here(id, &creation.bundle, source, options)?;
     if creation.no_subreaper {
         Foreground::adopt_no_more()?;
     }
-    let ended = foreground.attach(pid, console).and_then(|()| {
+    let ended = foreground.attach(created.pid, console).and_then(|()| {
         let notify = Notify::listen(runtime, id)?;
-        runtime.start(id)?;
+        created.start()?;
         if let Some(notify) = notify {
             // Beside the waiting; it ends with us.
             thread::spawn(move || notify.forward());

@@ -14,12 +14,12 @@ pub struct Arguments {
 }
 
 pub fn run(runtime: &Runtime, arguments: &Arguments) -> Result<(), Error> {
-    start(runtime, &arguments.id)
+    start(runtime, &arguments.id, || runtime.start(&arguments.id))
 }
 
-/// Starts it; if somebody wants to know when it is ready, waits until it is.
-pub fn start(runtime: &Runtime, id: &str) -> Result<(), Error> {
+/// Starts it by `start`; if somebody wants to know when it is ready, waits until it is.
+pub fn start(runtime: &Runtime, id: &str, start: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
     let notify = Notify::listen(runtime, id)?;
-    runtime.start(id)?;
+    start()?;
     notify.map_or(Ok(()), |notify| notify.forward())
 }

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind};
 use crate::socket;
 
 /// In the container's directory.
-const SOCKET: &str = "start.sock";
+pub const SOCKET: &str = "start.sock";
 
 /// How long `start` waits to hear how it went: startContainer hooks may take their time.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -76,8 +76,9 @@ pub fn open(dir: &Path, id: &str) -> Result<(), Error> {
     // End of file: the program runs. Time out: a startContainer hook takes its time. Reset: killed meanwhile.
     let _ = stream.read_to_end(&mut text);
     let _ = fs::remove_file(&path);
-    match serde_json::from_slice::<Error>(&text) {
-        Ok(error) => Err(error),
-        Err(_) => Ok(()),
+    if text.is_empty() {
+        return Ok(());
     }
+    // Whatever else it may say.
+    serde_json::from_slice::<Error>(&text).map_or(Ok(()), Err)
 }

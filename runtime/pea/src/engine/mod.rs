@@ -35,7 +35,7 @@ use crate::state::State;
 use crate::sys::clone::{Clone as Cloned, clone3};
 use crate::sys::process::{self, Fork};
 
-pub use self::gate::{Gate, is_closed as is_gate_closed, open as open_gate};
+pub use self::gate::{Gate, SOCKET as GATE, is_closed as is_gate_closed, open as open_gate};
 pub use self::plan::Plan;
 
 /// A plan and what its init inherits.
@@ -89,9 +89,9 @@ pub fn build(build: Build<'_>) -> Result<Built, Error> {
             drop(cgroup);
             init::run(Init { build, channel: theirs, proc, sources: Some(sources), root: None, placed: false })
         }
-        Born::Helper(pid, pidfd) => {
+        Born::Helper { pid, pidfd, born } => {
             drop((theirs, sources));
-            match attend(&build, pid, &ours) {
+            match attend(&build, pid, born, &ours) {
                 Ok(()) => Ok(Built { pid, pidfd, line: ours }),
                 // What the init says of its end is the cause of what failed here.
                 Err(error) => Err(match ours.said() {
@@ -106,22 +106,26 @@ pub fn build(build: Build<'_>) -> Result<Built, Error> {
 /// Which process this is after the clone.
 enum Born {
     Init,
-    /// With the init's pid and pidfd.
-    Helper(i32, OwnedFd),
+    /// With the init's pid and pidfd, and whether it was born into its cgroup.
+    Helper {
+        pid: i32,
+        pidfd: OwnedFd,
+        born: bool,
+    },
 }
 
 /// Clones the init: by a process in between where a user or pid namespace is joined, which only its children enter.
 fn bear(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, ours: &Channel, theirs: &Channel) -> Result<Born, Error> {
     if !plan.namespaces.need_joiner() {
         return Ok(match clone_init(plan, cgroup, false)? {
-            Cloned::Child => Born::Init,
-            Cloned::Parent(pid, pidfd) => Born::Helper(pid, pidfd),
+            (Cloned::Child, _) => Born::Init,
+            (Cloned::Parent(pid, pidfd), born) => Born::Helper { pid, pidfd, born },
         });
     }
     match process::fork().map_err(|error| Error::io("fork", error))? {
         Fork::Child => match plan.namespaces.join().and_then(|()| clone_init(plan, cgroup, true)) {
-            Ok(Cloned::Child) => Ok(Born::Init),
-            Ok(Cloned::Parent(pid, _)) => {
+            Ok((Cloned::Child, _)) => Ok(Born::Init),
+            Ok((Cloned::Parent(pid, _), _)) => {
                 let _ = theirs.send(&Message::Cloned(pid));
                 process::exit_now(0)
             }
@@ -142,14 +146,15 @@ fn adopt(ours: &Channel) -> Result<Born, Error> {
     match ours.said() {
         // Our child, and not reaped: the number is still its own.
         Some(Message::Cloned(pid)) => process::pidfd_open(pid)
-            .map(|pidfd| Born::Helper(pid, pidfd))
+            .map(|pidfd| Born::Helper { pid, pidfd, born: false })
             .map_err(|error| Error::io("open the init's pidfd", error)),
         Some(Message::Failed(error)) => Err(error),
         _ => Err(Error::internal("the process that joins the container's namespaces ended without a word")),
     }
 }
 
-fn clone_init(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> Result<Cloned, Error> {
+/// Clones the init, and says whether it is in that cgroup.
+fn clone_init(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> Result<(Cloned, bool), Error> {
     let flags = plan.namespaces.for_clone();
     let namespaces = flags.bits() as u32 as u64;
     // Where it may not be born in that cgroup it is placed there as soon as it is there.
@@ -158,14 +163,14 @@ fn clone_init(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> Res
         cgroup.is_some() && error.raw_os_error().is_some_and(|error| errors.contains(&error))
     };
     let cloned = match clone3(namespaces, cgroup, sibling) {
-        Err(error) if elsewhere(&error) => clone3(namespaces, None, sibling),
-        cloned => cloned,
+        Err(error) if elsewhere(&error) => clone3(namespaces, None, sibling).map(|cloned| (cloned, false)),
+        cloned => cloned.map(|cloned| (cloned, cgroup.is_some())),
     };
     cloned.map_err(|error| Error::io(format!("clone the container's init ({flags:?})"), error))
 }
 
 /// The helper's part, until the init is ready.
-fn attend(build: &Build<'_>, pid: i32, line: &Channel) -> Result<(), Error> {
+fn attend(build: &Build<'_>, pid: i32, born: bool, line: &Channel) -> Result<(), Error> {
     let plan = build.plan;
     // Whether the init still hears it shows in what it said last.
     let tell = |message: &Message| drop(line.send(message));
@@ -173,7 +178,7 @@ fn attend(build: &Build<'_>, pid: i32, line: &Channel) -> Result<(), Error> {
         maps.apply(pid)?;
         tell(&Message::Mapped);
     }
-    plan.cgroup.place(pid)?;
+    plan.cgroup.place(pid, born)?;
     if !plan.net_devices.is_empty() {
         netdevice::give(&plan.net_devices, plan.namespaces.network_of(pid)?.as_fd())?;
     }

@@ -102,7 +102,8 @@ impl Netlink {
         message.extend(body);
         send(self.0.as_raw_fd(), &message, MsgFlags::empty())?;
         let mut bodies = Vec::new();
-        let mut buffer = vec![0; 64 * 1024];
+        // Lists come in pieces as large as there is room for; an acknowledgement is 36 bytes, and so is the request in it.
+        let mut buffer = vec![0; if flags & DUMP == 0 { 8 } else { 64 } * 1024];
         loop {
             let length = recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::empty())?;
             let mut rest = &buffer[..length];

@@ -10,9 +10,6 @@ use crate::error::{Error, ErrorKind};
 /// More than this an error does not say.
 const LONGEST_TEXT: usize = 4096;
 
-/// An error of that length with every character escaped fits.
-const LONGEST_MESSAGE: usize = 8 * LONGEST_TEXT;
-
 /// What the two tell each other.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub enum Message {
@@ -98,20 +95,31 @@ impl Channel {
     }
 
     fn take(&self, flags: MsgFlags) -> Result<Option<Message>, Error> {
-        let mut bytes = vec![0; LONGEST_MESSAGE];
-        let length = loop {
-            match recv(self.0.as_raw_fd(), &mut bytes, flags) {
-                Err(nix::Error::EINTR) => {}
-                // It ended with something of ours unread.
-                Err(nix::Error::ECONNRESET) => return Ok(None),
-                received => break received.map_err(|error| Error::io("receive a message", error))?,
-            }
-        };
-        match &bytes[..length] {
+        // Most messages are a letter; how much more this one is, is asked for first.
+        let length = self.receive_into(&mut [], flags | MsgFlags::MSG_PEEK | MsgFlags::MSG_TRUNC)?;
+        let mut bytes = vec![0; length];
+        if length > 0 {
+            self.receive_into(&mut bytes, MsgFlags::MSG_DONTWAIT)?;
+        }
+        match bytes.as_slice() {
             [] => Ok(None),
             bytes => Message::decode(bytes).map(Some).ok_or_else(|| {
                 Error::new(ErrorKind::Internal, "a bug: the helper and the init do not understand each other")
             }),
+        }
+    }
+}
+
+impl Channel {
+    /// The length of the next message; 0 when the other side has ended.
+    fn receive_into(&self, bytes: &mut [u8], flags: MsgFlags) -> Result<usize, Error> {
+        loop {
+            match recv(self.0.as_raw_fd(), bytes, flags) {
+                Err(nix::Error::EINTR) => {}
+                // It ended with something of ours unread.
+                Err(nix::Error::ECONNRESET) => return Ok(0),
+                received => return received.map_err(|error| Error::io("receive a message", error)),
+            }
         }
     }
 }

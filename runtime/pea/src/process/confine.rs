@@ -167,9 +167,11 @@ fn own_stdio(init: &mut Init) -> Result<(), Error> {
 }
 
 fn limit_bounding(init: &mut Init) -> Result<(), Error> {
-    for number in 0..u64::BITS {
-        if init.plan.capabilities.bounding & (1 << number) == 0 && kernel::exists(number) {
-            kernel::drop_bounding(number).map_err(|error| Error::io(format!("capability {number}"), error))?;
+    for number in capability::numbers(!init.plan.capabilities.bounding) {
+        match kernel::drop_bounding(number) {
+            // There are no more.
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => break,
+            dropped => dropped.map_err(|error| Error::io(format!("capability {number}"), error))?,
         }
     }
     Ok(())

@@ -83,7 +83,7 @@ pub struct Plan {
     pub io_priority: Option<IoPriority>,
     pub memory_policy: Option<MemoryPolicy>,
     pub limits: Vec<Limit>,
-    oom_score_adj: Option<i32>,
+    pub oom_score_adj: Option<i32>,
 }
 
 impl Plan {

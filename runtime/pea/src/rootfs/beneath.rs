@@ -104,14 +104,15 @@ enum Made {
 
 /// Makes all that is missing of a path, without following any link in the part that is made.
 fn make(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> nix::Result<Made> {
+    // That all of it does not exist is known by now.
     let (mut dir, mut done, rest) = existing(root, path)?;
     for (index, name) in rest.iter().enumerate() {
         let last = index + 1 == rest.len();
-        match if last { missing } else { Missing::Directory } {
-            Missing::Directory => ignore_existing(mkdirat(&dir, name.as_os_str(), mode(0o755)))?,
-            Missing::File => ignore_existing(mknodat(&dir, name.as_os_str(), SFlag::S_IFREG, mode(0o644), 0))?,
-        }
-        if let Ok(target) = readlinkat(&dir, name.as_os_str()) {
+        let made = match if last { missing } else { Missing::Directory } {
+            Missing::Directory => is_new(mkdirat(&dir, name.as_os_str(), mode(0o755)))?,
+            Missing::File => is_new(mknodat(&dir, name.as_os_str(), SFlag::S_IFREG, mode(0o644), 0))?,
+        };
+        if !made && let Ok(target) = readlinkat(&dir, name.as_os_str()) {
             // An absolute target replaces all that came before it.
             let rest: PathBuf = rest[index + 1..].iter().collect();
             return Ok(Made::FoundLink(done.join(target).join(rest)));
@@ -124,13 +125,14 @@ fn make(root: BorrowedFd<'_>, path: &Path, missing: Missing) -> nix::Result<Made
     Ok(Made::All(dir))
 }
 
-/// The longest part of a path that exists, its path, and the names that are missing.
+/// The longest part of a path that exists, its path, and the names that are missing: of all of it that is known already.
 fn existing(root: BorrowedFd<'_>, path: &Path) -> nix::Result<(OwnedFd, PathBuf, Vec<OsString>)> {
     let mut rest = Vec::new();
     for ancestor in path.ancestors() {
-        let found = match ancestor.as_os_str().is_empty() {
-            true => find(root, Path::new("/"), Last::Follow),
-            false => find(root, ancestor, Last::Follow),
+        let found = match ancestor {
+            _ if ancestor == path => Err(Errno::ENOENT),
+            _ if ancestor.as_os_str().is_empty() => find(root, Path::new("/"), Last::Follow),
+            _ => find(root, ancestor, Last::Follow),
         };
         match (found, ancestor.components().next_back()) {
             (Err(Errno::ENOENT), Some(Component::Normal(name))) => rest.push(name.to_owned()),
@@ -146,10 +148,11 @@ fn existing(root: BorrowedFd<'_>, path: &Path) -> nix::Result<(OwnedFd, PathBuf,
     Err(Errno::ENOENT)
 }
 
-fn ignore_existing(result: nix::Result<()>) -> nix::Result<()> {
+/// Whether it was made just now, and was not there before.
+fn is_new(result: nix::Result<()>) -> nix::Result<bool> {
     match result {
-        Err(Errno::EEXIST) => Ok(()),
-        other => other,
+        Err(Errno::EEXIST) => Ok(false),
+        other => other.map(|()| true),
     }
 }
 
@@ -167,7 +170,7 @@ pub fn own_root() -> nix::Result<OwnedFd> {
 /// No magic link of procfs is followed: until its program runs, a process on its way into the container has descriptors of
 /// the machine, and a path like `/proc/self/fd/3` leads to them (the class of CVE-2024-21626).
 pub fn enter(path: &Path) -> nix::Result<()> {
-    let dir = open_in(own_root()?.as_fd(), path, OFlag::O_PATH | OFlag::O_DIRECTORY)?;
+    let dir = resolve(anywhere(), path, OFlag::O_PATH | OFlag::O_DIRECTORY, ResolveFlag::RESOLVE_NO_MAGICLINKS)?;
     fchdir(dir)
 }
 

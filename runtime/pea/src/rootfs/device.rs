@@ -1,5 +1,6 @@
 //! The device nodes of a container: those every container has, and `linux.devices`.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
@@ -111,18 +112,19 @@ impl Device {
         Ok(SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == self.kind && stat.st_rdev == self.number)
     }
 
-    /// Makes the node beneath `root`.
-    fn make(&self, root: BorrowedFd<'_>) -> Result<(), Error> {
+    /// Makes the node beneath the root.
+    fn make(&self, dirs: &mut Dirs<'_>) -> Result<(), Error> {
         let failure = |error: Errno| Error::io(format!("{}: make the node", self.place), error);
-        let (dir, name) = beneath::parent(root, &self.path).map_err(failure)?;
-        match mknodat(&dir, name.as_os_str(), self.kind, Mode::from_bits_truncate(self.mode), self.number) {
+        let root = dirs.root;
+        let (dir, name) = dirs.parent(&self.path).map_err(failure)?;
+        match mknodat(dir, name, self.kind, Mode::from_bits_truncate(self.mode), self.number) {
             Ok(()) if (self.uid, self.gid) == (0, 0) => return Ok(()),
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(Errno::EPERM) => return self.bind(root, self.bind_source()?),
             Err(error) => return Err(failure(error)),
         }
         // Whoever changes the root file system meanwhile: what is made the container's owner's is this device.
-        let node = beneath::find(dir.as_fd(), Path::new(&name), Last::NoFollow).map_err(failure)?;
+        let node = beneath::find(dir, Path::new(name), Last::NoFollow).map_err(failure)?;
         if !self.is(node.as_fd()).map_err(failure)? {
             // The image has something else of that name; it is covered.
             return self.bind(root, self.bind_source()?);
@@ -188,12 +190,33 @@ pub fn make_all(root: BorrowedFd<'_>, devices: Vec<Device>, prepared: Prepared) 
         Prepared::None => {
             // The modes are meant as they are written.
             let mask = umask(Mode::empty());
-            let made = devices.iter().try_for_each(|device| device.make(root));
+            let mut dirs = Dirs { root, last: None };
+            let made = devices.iter().try_for_each(|device| device.make(&mut dirs));
             umask(mask);
             made
         }
         Prepared::Bound(trees) => devices.iter().zip(trees).try_for_each(|(device, tree)| device.bind(root, tree)),
         Prepared::Made(dir) => bind_made(root, &devices, &dir),
+    }
+}
+
+/// Directories that devices are made in. It is nearly always the same.
+struct Dirs<'a> {
+    root: BorrowedFd<'a>,
+    /// The last one, and its path.
+    last: Option<(PathBuf, OwnedFd)>,
+}
+
+impl Dirs<'_> {
+    /// As [`beneath::parent`].
+    fn parent<'p>(&mut self, path: &'p Path) -> nix::Result<(BorrowedFd<'_>, &'p OsStr)> {
+        let (Some(above), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EINVAL) };
+        let dir = match self.last.take() {
+            Some((known, dir)) if known == above => dir,
+            _ => beneath::find_or_make(self.root, above, Missing::Directory, Last::Follow)?,
+        };
+        let (_, dir) = &*self.last.insert((above.to_owned(), dir));
+        Ok((dir.as_fd(), name))
     }
 }
 

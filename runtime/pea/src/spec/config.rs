@@ -20,7 +20,7 @@ pub struct Config {
     oci_version: String,
     root: Option<Root>,
     mounts: Option<Vec<Mount>>,
-    process: Option<ConfigProcess>,
+    pub process: Option<ConfigProcess>,
     hostname: Option<String>,
     domainname: Option<String>,
     hooks: Option<Hooks>,
@@ -34,9 +34,11 @@ pub struct Config {
 pub struct ConfigProcess {
     terminal: Option<bool>,
     console_size: Option<ConsoleSize>,
+    #[serde(default)]
     user: User,
     args: Option<Vec<String>>,
     env: Option<Vec<String>>,
+    #[serde(default = "root")]
     cwd: PathBuf,
     capabilities: Option<LinuxCapabilities>,
     rlimits: Option<Vec<PosixRlimit>>,
@@ -55,6 +57,18 @@ pub struct ConfigProcess {
 struct ConfigAffinity {
     initial: Option<String>,
     r#final: Option<String>,
+}
+
+fn root() -> PathBuf {
+    PathBuf::from("/")
+}
+
+impl Config {
+    /// Whether a value that stands for "none given" is there, which might also be one that was.
+    pub fn is_ambiguous(&self) -> bool {
+        let resources = self.linux.as_ref().and_then(|linux| linux.resources().as_ref());
+        resources.is_some_and(|resources| resources.pids().is_some_and(|pids| pids.limit() == 0))
+    }
 }
 
 impl From<Config> for Spec {
@@ -136,10 +150,12 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_and_nothing_made_up() {
-        for value in [full(), json!({"process": {"user": {}, "cwd": "/"}}), json!({})] {
+        for value in [full(), json!({"process": {"user": {}, "cwd": "/"}}), json!({"process": {}}), json!({})] {
+            let mut value = value;
             let text = serde_json::to_vec(&value).expect("JSON");
             let ours = parse(&text, Path::new("config.json")).expect("our reader");
-            let theirs: Spec = serde_json::from_slice(&text).expect("their reader");
+            value.get_mut("process").map(crate::spec::complete);
+            let theirs: Spec = serde_json::from_value(value).expect("their reader");
             assert_eq!(ours, theirs);
         }
     }

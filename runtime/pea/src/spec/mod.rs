@@ -6,7 +6,6 @@ mod config;
 mod default;
 
 use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -23,10 +22,11 @@ use config::{Config, ConfigProcess};
 use crate::cgroup::devices::Rules;
 use crate::error::Error;
 use crate::process::capability;
+use crate::small_file;
 
 /// Reads the specification in a caller's file, which comes along, and warns of what in it will not be granted.
 pub fn load_given(path: &Path) -> Result<(Spec, Vec<u8>), Error> {
-    let text = fs::read(path)
+    let text = small_file::read(path)
         .map_err(|error| Error::spec(format!("bundle: read {}: {}", path.display(), crate::error::reason(&error))))?;
     Ok((parse_given(&text, path)?, text))
 }
@@ -59,6 +59,15 @@ fn unavailable(spec: &Spec) -> Vec<String> {
 }
 
 fn read(text: &[u8], path: &Path) -> Result<(Spec, BTreeSet<String>), Error> {
+    // Nearly all are as they should be, and read at once. Of the others it is found out what is to be made of them.
+    match serde_json::from_slice::<Config>(text) {
+        Ok(config) if !config.is_ambiguous() => Ok((config.into(), BTreeSet::new())),
+        _ => amend(text, path),
+    }
+}
+
+/// Reads a specification in which something may be left out, or be of a newer kernel.
+fn amend(text: &[u8], path: &Path) -> Result<(Spec, BTreeSet<String>), Error> {
     let mut value: Value = decode(text, path)?;
     let unknown = value.get_mut("process").map(complete).unwrap_or_default();
     if let Some(resources) = value.pointer_mut("/linux/resources") {
@@ -69,11 +78,10 @@ fn read(text: &[u8], path: &Path) -> Result<(Spec, BTreeSet<String>), Error> {
 
 /// Reads a process description (`exec --process`).
 pub fn parse_process(text: &[u8], path: &Path) -> Result<Process, Error> {
-    process_of(decode(text, path)?, path)
-}
-
-/// A process description that has been read; `path` is for the error's text.
-pub fn process_of(mut value: Value, path: &Path) -> Result<Process, Error> {
+    if let Ok(process) = serde_json::from_slice::<ConfigProcess>(text) {
+        return Ok(process.into());
+    }
+    let mut value = decode(text, path)?;
     complete(&mut value);
     Ok(typed::<ConfigProcess>(value, path)?.into())
 }
@@ -82,8 +90,15 @@ fn decode(text: &[u8], path: &Path) -> Result<Value, Error> {
     serde_json::from_slice(text).map_err(|error| Error::spec(format!("{}: not JSON: {error}", path.display())))
 }
 
+/// By way of the text, for which there is a reader of these types already: another one would be a tenth of the program.
 fn typed<T: DeserializeOwned>(value: Value, path: &Path) -> Result<T, Error> {
-    serde_json::from_value(value).map_err(|error| Error::spec(format!("{}: {error}", path.display())))
+    let read = serde_json::to_vec(&value).and_then(|text| serde_json::from_slice(&text));
+    read.map_err(|error| {
+        // Where in our text it went wrong is of no use to anybody.
+        let text = error.to_string();
+        let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
+        Error::spec(format!("{}: {text}", path.display()))
+    })
 }
 
 /// Fills in what other runtimes let callers leave out, and forgets capabilities no kernel has: a name from a newer

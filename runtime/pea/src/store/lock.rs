@@ -1,7 +1,8 @@
 //! The lock that serialises changes to one container.
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -13,8 +14,8 @@ use crate::error::{Error, ErrorKind};
 /// Hooks run under the lock, so waiting for a while is normal; for longer, something hangs.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// An exclusive flock. Dropping it unlocks, also for the children that inherited the descriptor: a container's
-/// init keeps its helper's descriptors until the user's program starts.
+/// An exclusive flock on a container's directory. Dropping it unlocks, also for the children that inherited the descriptor:
+/// a container's init keeps its helper's descriptors until the user's program starts.
 #[derive(Debug)]
 pub struct Lock(Flock<File>);
 
@@ -43,13 +44,22 @@ impl Lock {
         }
     }
 
+    /// Takes the lock if it is free; `None` if it is not.
+    pub fn try_take(path: &Path) -> Result<Option<Self>, Error> {
+        match Flock::lock(open(path)?, FlockArg::LockExclusiveNonblock) {
+            Ok(lock) => Ok(Some(Self(lock))),
+            Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
+            Err((_, error)) => Err(Error::io(format!("lock {}", path.display()), error)),
+        }
+    }
+
     /// Whether somebody holds it now.
     pub fn is_taken(path: &Path) -> bool {
-        let Ok(file) = File::open(path) else { return false };
+        let Ok(file) = open(path) else { return false };
         matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, nix::Error::EWOULDBLOCK)))
     }
 
-    /// Whether the file at `path` is still the one that was locked.
+    /// Whether the directory at `path` is still the one that was locked.
     pub fn is_at(&self, path: &Path) -> bool {
         match (self.0.metadata(), path.metadata()) {
             (Ok(held), Ok(there)) => (held.dev(), held.ino()) == (there.dev(), there.ino()),
@@ -59,6 +69,13 @@ impl Lock {
 }
 
 fn open(path: &Path) -> Result<File, Error> {
-    let file = File::options().read(true).append(true).create(true).open(path);
+    let file = File::options().read(true).custom_flags(libc::O_DIRECTORY).open(path);
     file.map_err(|error| Error::io(format!("open {}", path.display()), error))
+}
+
+impl AsFd for Lock {
+    /// The directory.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
 }

@@ -1,45 +1,43 @@
 //! What is kept on disk of each container.
 //!
 //! ```text
+//! <root>/<id>/              who changes the container holds a lock on it (flock)
 //! <root>/<id>/state.json    the record; replaced by rename
+//! <root>/<id>/init          the container's init, a link that leads nowhere: "PID START-TIME"
 //! <root>/<id>/config.json   the specification as it was at create
-//! <root>/<id>/lock          who changes the container holds this (flock)
 //! <root>/<id>/notify/       for the socket of sd_notify(3), when there is one
 //! <root>/<id>/start.sock    the init waits here to be started
-//! <root>/@<id>.<pid>/       a container directory being prepared; not yet there for anybody
+//! <root>/<id>@new/          a container's directory being prepared; not yet there for anybody
+//! <root>/<id>@old/          one being removed; there for nobody any more
 //! <root>/@seccomp/          compiled seccomp filters, for all containers
 //! ```
 //!
-//! A container exists from the moment its directory, complete with record and specification, is renamed into place.
+//! A container exists from the moment its directory, complete with record and specification, is renamed into place. What
+//! is known of its init only later is a link of its own: that is whole from the first, in one system call.
 
 mod lock;
 mod record;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::fd::AsFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
-use nix::poll::{PollFd, PollFlags, poll};
 use oci_spec::runtime::Spec;
 
 pub use lock::Lock;
 pub use record::{Init, Record};
 
 use crate::error::{Error, ErrorKind};
-use crate::sys::process;
+use crate::small_file;
 
 const RECORD: &str = "state.json";
+const INIT: &str = "init";
 const SPEC: &str = "config.json";
-const LOCK: &str = "lock";
 
 /// The longest id; with it a directory name stays within the kernel's 255 bytes.
 const LONGEST_ID: usize = 200;
-
-/// Preparing a directory takes a few system calls.
-const CREATOR_DEADLINE: u16 = 5_000;
 
 /// The directory of one container.
 #[derive(Clone, Debug)]
@@ -87,18 +85,23 @@ impl Container {
         self.root.join("@seccomp")
     }
 
+    /// Where it is prepared. No id has an "@" in it.
     fn staging(&self) -> PathBuf {
-        self.root.join(format!("@{}.{}", self.id, std::process::id()))
+        self.root.join(format!("{}@new", self.id))
+    }
+
+    /// Where it is removed.
+    fn discarded(&self) -> PathBuf {
+        self.root.join(format!("{}@old", self.id))
     }
 
     /// Brings the container into existence, locked, or says that there is one already.
     pub fn reserve(&self, record: &Record, spec: &[u8]) -> Result<Lock, Error> {
-        make_dir(&self.root)?;
-        self.sweep();
         let staging = self.staging();
-        let staged = self.stage(&staging, record, spec).and_then(|lock| {
+        let lock = self.stage(&staging)?;
+        let staged = fill(&staging, record, spec).and_then(|()| {
             match renameat2(AT_FDCWD, &staging, AT_FDCWD, &self.dir(), RenameFlags::RENAME_NOREPLACE) {
-                Ok(()) => Ok(lock),
+                Ok(()) => Ok(()),
                 Err(nix::Error::EEXIST) => Err(self.already_exists()),
                 Err(error) => Err(Error::io(format!("rename {} into place", staging.display()), error)),
             }
@@ -106,7 +109,32 @@ impl Container {
         if staged.is_err() {
             let _ = fs::remove_dir_all(&staging);
         }
-        staged
+        staged.map(|()| lock)
+    }
+
+    /// Makes the directory in which it is prepared, and locks it: nobody else prepares one of that id.
+    fn stage(&self, staging: &Path) -> Result<Lock, Error> {
+        for _ in 0..ATTEMPTS {
+            match fs::DirBuilder::new().mode(DIRECTORY_MODE).create(staging) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    make_dir(&self.root)?;
+                    continue;
+                }
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                    self.sweep_staging(|| Err(self.already_exists()))?;
+                    continue;
+                }
+                Err(error) => return Err(Error::io(format!("make directory {}", staging.display()), error)),
+            }
+            // Between the two calls somebody may have taken it for a dead one's.
+            if let Ok(Some(lock)) = Lock::try_take(staging)
+                && lock.is_at(staging)
+            {
+                return Ok(lock);
+            }
+        }
+        Err(self.already_exists())
     }
 
     /// Refuses an id that is taken, before anything is found wrong with what the container would be. Who takes it from
@@ -120,42 +148,27 @@ impl Container {
         Error::new(ErrorKind::AlreadyExists, text)
     }
 
-    fn stage(&self, staging: &Path, record: &Record, spec: &[u8]) -> Result<Lock, Error> {
-        make_dir(staging)?;
-        let lock = Lock::take(&staging.join(LOCK), || {})?;
-        // Nobody looks into it before it is complete.
-        write(&staging.join(SPEC), spec)?;
-        write(&staging.join(RECORD), &record.encode()?)?;
-        Ok(lock)
+    /// Removes what was left half prepared, or half removed, by who was killed over it. One that is still at work is waited
+    /// for (seconds at most): it may have been killed, and not be dead yet.
+    pub fn sweep(&self) -> Result<(), Error> {
+        self.sweep_staging(|| Lock::take(&self.staging(), || {}).map(drop))?;
+        let discarded = self.discarded();
+        if discarded.exists() { remove_dir(&discarded) } else { Ok(()) }
     }
 
-    /// Removes what creations of this id left half prepared when they were killed.
-    pub fn sweep(&self) {
-        for (pid, path) in self.stagings() {
-            if Init::of(pid).is_none() {
-                let _ = fs::remove_dir_all(path);
-            }
+    /// Removes the directory of a creation that was killed before there was a container; `busy` where it is alive.
+    fn sweep_staging(&self, busy: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+        let staging = self.staging();
+        if !staging.exists() {
+            return Ok(());
         }
-    }
-
-    /// Waits (seconds at most) for the creations under way that have not got as far as the lock: they may have been
-    /// killed, and not be dead yet.
-    pub fn wait_for_creators(&self) {
-        for (pid, _) in self.stagings() {
-            if let Ok(handle) = process::pidfd_open(pid) {
-                let _ = poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], CREATOR_DEADLINE);
-            }
+        match Lock::try_take(&staging) {
+            Ok(Some(lock)) if lock.is_at(&staging) => remove_dir(&staging),
+            Ok(None) => busy(),
+            // It has come into its place, or gone, meanwhile.
+            _ if !staging.exists() => Ok(()),
+            taken => taken.map(drop),
         }
-    }
-
-    /// The directories being prepared for this id, each with the process that does it.
-    fn stagings(&self) -> Vec<(i32, PathBuf)> {
-        let prefix = format!("@{}.", self.id);
-        let staging = |entry: fs::DirEntry| {
-            let pid = entry.file_name().to_str()?.strip_prefix(&prefix)?.parse().ok()?;
-            Some((pid, entry.path()))
-        };
-        fs::read_dir(&self.root).into_iter().flatten().flatten().filter_map(staging).collect()
     }
 
     /// Waits (seconds at most) for the right to change the container.
@@ -165,30 +178,39 @@ impl Container {
 
     /// The same; calls `held` whenever somebody else has it.
     pub fn lock_with(&self, held: impl FnMut()) -> Result<Lock, Error> {
-        let path = self.dir().join(LOCK);
-        if !self.dir().exists() {
-            return Err(Error::does_not_exist(&self.id));
-        }
-        let lock = Lock::take(&path, held).map_err(|error| match self.dir().exists() {
+        let dir = self.dir();
+        let lock = Lock::take(&dir, held).map_err(|error| match dir.exists() {
             true => error,
             false => Error::does_not_exist(&self.id),
         })?;
         // Whoever held it before may have deleted the container.
-        if lock.is_at(&path) { Ok(lock) } else { Err(Error::does_not_exist(&self.id)) }
+        if lock.is_at(&dir) { Ok(lock) } else { Err(Error::does_not_exist(&self.id)) }
     }
 
     /// Whether somebody holds the lock now.
     pub fn is_locked(&self) -> bool {
-        Lock::is_taken(&self.dir().join(LOCK))
+        Lock::is_taken(&self.dir())
     }
 
     pub fn record(&self) -> Result<Record, Error> {
         let path = self.dir().join(RECORD);
-        match fs::read(&path) {
-            Ok(text) => Record::decode(&text).map_err(|error| Error::internal(format!("{}: {error}", path.display()))),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(Error::does_not_exist(&self.id)),
-            Err(error) => Err(Error::io(format!("read {}", path.display()), error)),
+        let text = small_file::read(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => Error::does_not_exist(&self.id),
+            _ => Error::io(format!("read {}", path.display()), error),
+        })?;
+        let damaged = |error| Error::internal(format!("{}: {error}", path.display()));
+        let mut record = Record::decode(&text).map_err(damaged)?;
+        // In records of earlier versions, and of restored containers, it is in there.
+        if record.init.is_none() {
+            record.init = fs::read_link(self.dir().join(INIT)).ok().and_then(|link| Init::parse(link.to_str()?));
         }
+        Ok(record)
+    }
+
+    /// Says which process is the container's init.
+    pub fn save_init(&self, init: Init, _held: &Lock) -> Result<(), Error> {
+        let path = self.dir().join(INIT);
+        symlink(init.to_string(), &path).map_err(|error| Error::io(format!("make link {}", path.display()), error))
     }
 
     pub fn save(&self, record: &Record, _held: &Lock) -> Result<(), Error> {
@@ -211,7 +233,7 @@ impl Container {
     /// The specification as it was at create.
     pub fn spec(&self) -> Result<Spec, Error> {
         let path = self.spec_path();
-        let text = fs::read(&path).map_err(|error| match error.kind() {
+        let text = small_file::read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::does_not_exist(&self.id),
             _ => Error::io(format!("read {}", path.display()), error),
         })?;
@@ -230,15 +252,45 @@ impl Container {
 
     /// Removes the directory; content with there being none.
     pub fn remove(&self) -> Result<(), Error> {
-        let (dir, away) = (self.dir(), self.staging());
+        let (dir, away) = (self.dir(), self.discarded());
         // Renamed first: a container is there with all its files, or not at all.
-        match fs::rename(&dir, &away) {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(Error::io(format!("rename {} away", dir.display()), error)),
+        let mut renamed = fs::rename(&dir, &away);
+        if renamed.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty) {
+            remove_dir(&away)?;
+            renamed = fs::rename(&dir, &away);
         }
-        fs::remove_dir_all(&away).map_err(|error| Error::io(format!("remove {}", away.display()), error))
+        match renamed {
+            Ok(()) => remove_dir(&away),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(Error::io(format!("rename {} away", dir.display()), error)),
+        }
     }
+}
+
+/// The files of each container; there may be others.
+const FILES: [&str; 4] = [SPEC, INIT, RECORD, crate::engine::GATE];
+
+/// Removes a container's directory; content with there being none.
+fn remove_dir(dir: &Path) -> Result<(), Error> {
+    // By their names, and so without a list, as long as there are no others.
+    for name in FILES {
+        let _ = fs::remove_file(dir.join(name));
+    }
+    match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
+            fs::remove_dir_all(dir).map_err(|error| Error::io(format!("remove {}", dir.display()), error))
+        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io(format!("remove {}", dir.display()), error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Writes the files of a new container. Nobody looks into them before they are complete.
+fn fill(dir: &Path, record: &Record, spec: &[u8]) -> Result<(), Error> {
+    write(&dir.join(SPEC), spec)?;
+    write(&dir.join(RECORD), &record.encode()?)
 }
 
 /// The ids of all containers under `root`, sorted; none when there is no such directory.
@@ -257,8 +309,14 @@ pub fn ids(root: &Path) -> Result<Vec<String>, Error> {
     Ok(ids)
 }
 
+/// Users of a container get at what is for them in it (its socket for sd_notify), and see nothing else.
+const DIRECTORY_MODE: u32 = 0o711;
+
+/// More often than that nobody is in the way by chance.
+const ATTEMPTS: u32 = 100;
+
 fn make_dir(path: &Path) -> Result<(), Error> {
-    let made = fs::DirBuilder::new().recursive(true).mode(0o711).create(path);
+    let made = fs::DirBuilder::new().recursive(true).mode(DIRECTORY_MODE).create(path);
     made.map_err(|error| Error::io(format!("make directory {}", path.display()), error))
 }
 

@@ -1,13 +1,14 @@
 //! The record of one container: `state.json`.
 
 use std::collections::HashMap;
-use std::fs;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::systemd::Unit;
 use crate::error::Error;
+use crate::small_file;
 
 /// All that later commands need to know of a container. Later versions add fields with defaults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -38,7 +39,7 @@ pub struct Record {
     /// The process that creates it, or did.
     #[serde(default)]
     pub creator: Option<Init>,
-    /// Known once the environment stands.
+    /// Known once the environment stands; see [`Container::save_init`](super::Container::save_init).
     #[serde(default)]
     pub init: Option<Init>,
     /// Whether the user's program was let go, where nobody waits for that at the gate (a restored one).
@@ -104,7 +105,7 @@ pub struct Init {
 impl Init {
     /// The process that has this pid now; `None` when there is none, or when it has ended and waits to be reaped.
     pub fn of(pid: i32) -> Option<Self> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let stat = small_file::read_text(format!("/proc/{pid}/stat")).ok()?;
         let Stat { start_time, .. } = parse_stat(&stat)?;
         Some(Self { pid, start_time })
     }
@@ -113,10 +114,22 @@ impl Init {
         Self::of(self.pid) == Some(*self)
     }
 
+    /// Reads what [`Display`](fmt::Display) writes.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (pid, start_time) = text.split_once(' ')?;
+        Some(Self { pid: pid.parse().ok()?, start_time: start_time.parse().ok()? })
+    }
+
     /// Whether it has ended, or is about to, by the text of its stat file (empty when there is none any more): an init
     /// leaves its namespaces first, then waits for all in its pid namespace to be gone.
     pub fn is_ending_by(&self, stat: &str) -> bool {
         parse_stat(stat).filter(|stat| stat.start_time == self.start_time).is_none_or(|stat| stat.exiting)
+    }
+}
+
+impl fmt::Display for Init {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.pid, self.start_time)
     }
 }
 

@@ -42,13 +42,7 @@ pub fn permitted() -> io::Result<u64> {
     Ok(u64::from(data[0].permitted) | u64::from(data[1].permitted) << 32)
 }
 
-/// Whether the kernel knows that capability (the bounding set can be read).
-pub fn exists(capability: u32) -> bool {
-    // SAFETY: asks only.
-    unsafe { libc::prctl(libc::PR_CAPBSET_READ, libc::c_ulong::from(capability), 0, 0, 0) >= 0 }
-}
-
-/// Removes a capability from the bounding set for good.
+/// Removes a capability from the bounding set for good. EINVAL: the kernel has none of that number, nor a higher one.
 pub fn drop_bounding(capability: u32) -> io::Result<()> {
     // SAFETY: plain integers.
     check(unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(capability), 0, 0, 0) }.into()).map(drop)

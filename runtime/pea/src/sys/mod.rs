@@ -6,6 +6,8 @@
 pub mod bpf;
 pub mod capability;
 pub mod clone;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod entry;
 pub mod mount;
 pub mod notify;
 pub mod process;

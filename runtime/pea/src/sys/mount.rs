@@ -54,10 +54,10 @@ impl Change {
     }
 }
 
-const CLONE: c_uint = 1;
-const CLOSE_ON_EXEC: c_uint = libc::O_CLOEXEC as c_uint;
+pub const CLONE: c_uint = 1;
+pub const CLOSE_ON_EXEC: c_uint = libc::O_CLOEXEC as c_uint;
 const RECURSIVE: c_uint = 0x8000; // AT_RECURSIVE
-const EMPTY_PATH: c_uint = libc::AT_EMPTY_PATH as c_uint;
+pub const EMPTY_PATH: c_uint = libc::AT_EMPTY_PATH as c_uint;
 const NO_FOLLOW: c_uint = libc::AT_SYMLINK_NOFOLLOW as c_uint;
 
 /// Clones the mount (tree) at a path; the clone is attached nowhere (open_tree(2)).

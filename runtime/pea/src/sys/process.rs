@@ -142,12 +142,25 @@ pub fn default_signals() -> io::Result<()> {
     }
 }
 
-/// Lets this process wait for its children: where their end is ignored, which is inherited, the kernel reaps them itself
-/// (sigaction(2)).
-pub fn default_child_signal() {
+/// What the process of a command needs of its surroundings: children that can be waited for (where their end is ignored,
+/// which is inherited, the kernel reaps them itself; sigaction(2)), an error instead of a signal where nobody reads any
+/// more, and something open at 0, 1 and 2, which nothing else that is opened may become.
+pub fn settle() -> io::Result<()> {
     const DEFAULT: [libc::c_ulong; 4] = [0; 4];
-    // SAFETY: as above.
-    unsafe { libc::syscall(libc::SYS_rt_sigaction, libc::SIGCHLD, DEFAULT.as_ptr(), 0, 8) };
+    const IGNORE: [libc::c_ulong; 4] = [libc::SIG_IGN as libc::c_ulong, 0, 0, 0];
+    for (signal, action) in [(libc::SIGCHLD, DEFAULT), (libc::SIGPIPE, IGNORE)] {
+        // SAFETY: as above.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, action.as_ptr(), 0, 8) };
+    }
+    let mut streams = [0, 1, 2].map(|fd| libc::pollfd { fd, events: 0, revents: 0 });
+    // SAFETY: three structures, that outlive the call.
+    check(unsafe { libc::poll(streams.as_mut_ptr(), 3, 0) }.into())?;
+    for _ in streams.iter().filter(|stream| stream.revents & libc::POLLNVAL != 0) {
+        // The lowest number that is free is the one that is missing.
+        // SAFETY: the path is terminated.
+        check(unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) }.into())?;
+    }
+    Ok(())
 }
 
 /// A resource limit of this process, soft and hard (getrlimit(2)).

@@ -22,6 +22,7 @@ use crate::rootfs;
 use crate::spec;
 use crate::state::{State, Status};
 use crate::store::{Container, Init, Lock, Record, replace};
+use crate::verb::start;
 
 /// What the container is made from.
 #[derive(Clone, Debug)]
@@ -37,15 +38,37 @@ pub enum Source {
 /// The init is the helper's child; when the helper ends, the kernel gives it to the nearest subreaper, the caller.
 pub fn create(request: Request) -> Result<Pending, Error> {
     let (request, kept) = request.split();
-    helper::spawn(kept, move |kept| request.run(kept))
+    helper::spawn(kept, move |kept| request.run(kept).map(|created| created.pid))
 }
 
 /// Creates the container in this very process where that is possible, else in a helper. The init is its child.
-pub fn create_here(request: Request) -> Result<i32, Error> {
+pub fn create_here(request: Request) -> Result<Created, Error> {
     let (request, kept) = request.split();
-    match helper::can_work_here(&kept) {
-        true => helper::work_here(move |kept| request.run(kept)),
-        false => helper::spawn(kept, move |kept| request.run(kept))?.finish(),
+    if helper::can_work_here(&kept) {
+        return helper::work_here(move |kept| request.run(kept));
+    }
+    let container = request.container.clone();
+    let pid = helper::spawn(kept, move |kept| request.run(kept).map(|created| created.pid))?.finish()?;
+    Ok(Created { pid, container, held: None })
+}
+
+/// A container that waits to be started.
+pub struct Created {
+    /// Its init's.
+    pub pid: i32,
+    container: Container,
+    /// Its lock, and its record as it is on disk, where it was created by this process.
+    held: Option<(Lock, Record)>,
+}
+
+impl Created {
+    /// Starts it. Nobody could have changed it since it was created, if its lock is still ours: then there is nothing to be
+    /// read again.
+    pub fn start(self) -> Result<(), Error> {
+        match self.held {
+            Some((lock, record)) => start::start_created(&self.container, lock, &record),
+            None => start::start(&self.container),
+        }
     }
 }
 
@@ -75,12 +98,12 @@ impl Request {
         (self, kept)
     }
 
-    fn run(mut self, kept: Kept) -> Result<i32, Error> {
+    fn run(mut self, kept: Kept) -> Result<Created, Error> {
         self.container.check_free()?;
         self.make_absolute()?;
         let Prepared { plan, text, mut record } = self.prepare()?;
         let told = self.options.pidfd_socket.as_deref().map(PidfdSocket::connect).transpose()?;
-        let _own = Surroundings::of_this_process()?;
+        let _own = Surroundings::of_this_process(plan.process.oom_score_adj.is_some())?;
         let lock = self.container.reserve(&record, &text)?;
         let built = self.build(&plan, kept, &record);
         let result = built.and_then(|built| self.put_on_record(&mut record, built, told, &lock));
@@ -93,7 +116,7 @@ impl Request {
             }
             let _ = self.container.remove();
         }
-        result
+        Ok(Created { pid: result?, container: self.container, held: Some((lock, record)) })
     }
 
     /// The helper is about to change its working directory.
@@ -190,8 +213,9 @@ impl Request {
     ) -> Result<i32, Error> {
         let pid = built.pid;
         let ended = || Error::internal(format!("the container's init {pid} ended while the container was created"));
-        record.init = Some(Init::of(pid).ok_or_else(ended)?);
-        self.container.save(record, lock)?;
+        let init = Init::of(pid).ok_or_else(ended)?;
+        self.container.save_init(init, lock)?;
+        record.init = Some(init);
         if let Some(socket) = told {
             socket.send(built.pidfd.as_fd())?;
         }
@@ -218,14 +242,15 @@ impl Request {
 struct Surroundings {
     directory: OwnedFd,
     mask: Mode,
-    oom_score: String,
+    /// Where it will be changed.
+    oom_score: Option<String>,
 }
 
 impl Surroundings {
-    fn of_this_process() -> Result<Self, Error> {
+    fn of_this_process(oom_score_changes: bool) -> Result<Self, Error> {
         let directory = open(".", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty());
         let directory = directory.map_err(|error| Error::io("open the working directory", error))?;
-        let oom_score = fs::read_to_string(process::OOM_SCORE).unwrap_or_default();
+        let oom_score = oom_score_changes.then(|| fs::read_to_string(process::OOM_SCORE).unwrap_or_default());
         Ok(Self { directory, mask: umask(Mode::from_bits_truncate(0o022)), oom_score })
     }
 }
@@ -235,8 +260,10 @@ impl Drop for Surroundings {
     fn drop(&mut self) {
         let _ = fchdir(&self.directory);
         umask(self.mask);
-        if fs::read_to_string(process::OOM_SCORE).is_ok_and(|now| now != self.oom_score) {
-            let _ = fs::write(process::OOM_SCORE, &self.oom_score);
+        if let Some(before) = &self.oom_score
+            && fs::read_to_string(process::OOM_SCORE).is_ok_and(|now| now != *before)
+        {
+            let _ = fs::write(process::OOM_SCORE, before);
         }
     }
 }

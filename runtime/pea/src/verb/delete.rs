@@ -27,9 +27,8 @@ const END_DEADLINE: Duration = Duration::from_secs(10);
 /// failed can be deleted again.
 pub fn delete(container: &Container, force: bool) -> Result<(), Error> {
     if force {
-        container.wait_for_creators();
+        container.sweep()?;
     }
-    container.sweep();
     let lock = match container.lock_with(|| end_abandoned(container)) {
         Err(error) if force && error.kind() == ErrorKind::NotFound => return Ok(()),
         lock => lock?,
@@ -97,7 +96,12 @@ fn end_abandoned(container: &Container) {
 fn empty(record: &Record) -> Result<(), Error> {
     let deadline = Instant::now() + END_DEADLINE;
     loop {
-        end(record)?;
+        end_init(record)?;
+        // Most are empty by then, and that is known when they can be removed.
+        if record.unit.is_none() && cgroup::remove_if_empty(&record.cgroup) {
+            return Ok(());
+        }
+        cgroup::kill_tree(&record.cgroup)?;
         if let Some(Err(error)) = record.unit.as_ref().map(|unit| unit.stop(&record.cgroup)) {
             // Whatever systemd does not do is done now; it forgets a unit whose cgroup is gone.
             tracing::warn!("{error}");
@@ -109,8 +113,8 @@ fn empty(record: &Record) -> Result<(), Error> {
     }
 }
 
-/// Ends whatever lives of the container, and waits for it.
-pub fn end(record: &Record) -> Result<(), Error> {
+/// Ends the container's init if it lives, and waits for it.
+fn end_init(record: &Record) -> Result<(), Error> {
     if let Some(init) = record.init
         && let Ok(handle) = process::pidfd_open(init.pid)
         && init.is_alive()
@@ -122,7 +126,7 @@ pub fn end(record: &Record) -> Result<(), Error> {
             return Err(Error::internal(format!("process {} was killed but does not end", init.pid)));
         }
     }
-    cgroup::kill_tree(&record.cgroup)
+    Ok(())
 }
 
 /// Removes the container's resctrl group; where there is no such file system any more, there is no group.

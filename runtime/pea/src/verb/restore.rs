@@ -93,7 +93,7 @@ impl Request {
 
     fn build(&self, spec: &Spec, mut record: Record, cgroup: &cgroup::Plan, lock: &Lock) -> Result<i32, Error> {
         let pid = self.restore(spec, &record)?;
-        cgroup.place(pid)?;
+        cgroup.place(pid, false)?;
         cgroup.enforce(None)?;
         let ended = || Error::internal(format!("the container's init {pid} ended as soon as it was restored"));
         record.init = Some(Init::of(pid).ok_or_else(ended)?);

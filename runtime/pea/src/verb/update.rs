@@ -72,5 +72,6 @@ pub fn parse(text: &[u8], whence: &str) -> Result<LinuxResources, Error> {
     let wrong = |error| Error::new(ErrorKind::InvalidArgument, format!("resources of {whence}: {error}"));
     let mut json: Json = serde_json::from_slice(text).map_err(wrong)?;
     cgroup::without_empty_pids(&mut json);
-    serde_json::from_value(json).map_err(wrong)
+    // By way of the text: see `spec::typed`.
+    serde_json::to_vec(&json).and_then(|text| serde_json::from_slice(&text)).map_err(wrong)
 }

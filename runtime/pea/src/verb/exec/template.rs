@@ -4,7 +4,7 @@ use std::io;
 
 use oci_spec::runtime::{Linux, LinuxMemoryPolicy, LinuxPersonality, LinuxSeccomp, Process};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::value::RawValue;
 
 use crate::error::Error;
 use crate::spec;
@@ -19,8 +19,9 @@ pub struct Template {
 
 /// The parts of a `config.json` that matter here. The others, which are most of it, are passed over.
 #[derive(Deserialize)]
-struct Config {
-    process: Option<Value>,
+struct Config<'a> {
+    #[serde(borrow)]
+    process: Option<&'a RawValue>,
     linux: Option<ConfigLinux>,
 }
 
@@ -36,17 +37,18 @@ impl Template {
     /// From the specification as it was at create.
     pub fn read(container: &Container) -> Result<Self, Error> {
         let path = container.spec_path();
-        let text = std::fs::read(&path).map_err(|error| match error.kind() {
+        let text = crate::small_file::read(&path).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => Error::does_not_exist(container.id()),
             _ => Error::io(format!("read {}", path.display()), error),
         })?;
         let broken = |error: serde_json::Error| Error::spec(format!("{}: {error}", path.display()));
-        let config: Config = serde_json::from_slice(&text).map_err(broken)?;
-        let mut linux: Linux = serde_json::from_value(json!({})).map_err(broken)?;
+        let config: Config<'_> = serde_json::from_slice(&text).map_err(broken)?;
+        let mut linux: Linux = serde_json::from_str("{}").map_err(broken)?;
         if let Some(given) = config.linux {
             linux.set_seccomp(given.seccomp).set_personality(given.personality).set_memory_policy(given.memory_policy);
         }
-        let process = spec::process_of(config.process.unwrap_or_else(|| json!({})), &path)?;
+        let process = config.process.map_or("{}", RawValue::get);
+        let process = spec::parse_process(process.as_bytes(), &path)?;
         Ok(Self { process, linux })
     }
 
