@@ -4,6 +4,7 @@
 pub mod chain;
 pub mod leases;
 pub mod picture;
+pub mod ports;
 pub mod world;
 
 use std::fs::File;

@@ -3,7 +3,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`chain`] | families, tables, chains and the hooks they hang on |
-//! | [`rule`] | rules, put together in the words of `nft` |
+//! | [`rule`], `statement` | rules, put together in the words of `nft`: matches, and what is done then |
 //! | [`expression`] | what they are made of |
 //! | [`set`] | sets and maps, their elements |
 //! | [`batch`] | transactions: all or nothing |
@@ -24,6 +24,7 @@ pub mod expression;
 pub mod query;
 pub mod rule;
 pub mod set;
+mod statement;
 
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;

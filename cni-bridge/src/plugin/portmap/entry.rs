@@ -29,7 +29,7 @@ pub const EVERYBODY: &str = "everybody";
 pub const LOCALNET: &str = "localnet";
 
 /// An entry of a set or map: its name and its key.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Entry {
     /// Of [`PORTS`].
     Port(Protocol, u16),

@@ -1,14 +1,15 @@
 //! What an ADD will do, computed before anything is done.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 
-use super::entry::{Entry, Owner, Record};
+use super::entry::{Entry, Record};
 use super::hostports::Hostports;
 use super::settings::{Mapping, Settings};
 use crate::netlink::nft::rule::octets;
 use crate::netlink::nft::set::concatenate;
-use crate::netlink::nft::{Element, Held};
+use crate::netlink::nft::{COMMENT_MAX, Element, Held};
 use crate::netlink::{RouteSocket, link, route};
 use crate::plugin::{Call, chain};
 use crate::spec::{Error, Success};
@@ -31,27 +32,23 @@ pub struct Side {
 /// The plan for all families the pod has and mappings are for.
 ///
 /// # Errors
-/// When a port is mapped twice, or the way to the pod cannot be looked up.
+/// When a port is mapped twice, the names are too long, or the way to the pod cannot be looked up.
 pub fn plan(call: &Call<'_>, settings: &Settings, previous: &Success) -> Result<Vec<Side>, Error> {
-    let mut node = RouteSocket::open()?;
-    let mut sides = Vec::new();
-    for hostports in Hostports::of(&settings.profile) {
-        let Some(pod) = address_of(call, previous, hostports.is_v4()) else { continue };
-        let mappings: Vec<_> = settings.mappings.iter().filter(|mapping| mapping.serves(pod)).collect();
-        if mappings.is_empty() {
-            continue;
-        }
-        let behind = match route::towards(&mut node, pod)? {
-            Some(way) => link::by_index(&mut node, way.interface)?.map(|link| link.name),
-            None => None,
-        };
-        sides.push(side(call, settings, previous, hostports, pod, &mappings, behind)?);
+    let owner = super::owner(call).to_string();
+    // Whose an entry is must be told whole, or one pod's would be taken for another's.
+    if owner.len() > COMMENT_MAX {
+        let length = owner.len();
+        return Err(Error::config(format!(
+            "the names of network, container and interface have {length} bytes together, host ports allow {COMMENT_MAX}"
+        )));
     }
-    Ok(sides)
+    let mut planner = Planner { call, settings, previous, owner, node: RouteSocket::open()? };
+    let sides = Hostports::of(&settings.profile).map(|hostports| planner.side(hostports));
+    sides.into_iter().filter_map(Result::transpose).collect()
 }
 
 /// The pod's first address of a family. One whose interface is not said, or is not in the list, is taken for the pod's.
-pub fn address_of(call: &Call<'_>, previous: &Success, v4: bool) -> Option<IpAddr> {
+fn address_of(call: &Call<'_>, previous: &Success, v4: bool) -> Option<IpAddr> {
     let is_pods = |index: usize| {
         let interface = previous.interfaces.get(index);
         interface.is_none_or(|one| one.name == call.environment.ifname && !one.sandbox.is_empty())
@@ -60,36 +57,56 @@ pub fn address_of(call: &Call<'_>, previous: &Success, v4: bool) -> Option<IpAdd
     of_family.filter(|ip| ip.interface.is_none_or(is_pods)).map(|ip| ip.address.ip()).next()
 }
 
-fn side(
-    call: &Call<'_>,
-    settings: &Settings,
-    previous: &Success,
-    hostports: Hostports,
-    pod: IpAddr,
-    mappings: &[&Mapping],
-    behind: Option<String>,
-) -> Result<Side, Error> {
-    let owner = Owner { network: call.config.name.clone(), attachment: call.attachment() }.to_string();
-    let mut elements = Vec::new();
-    for (index, mapping) in mappings.iter().enumerate() {
-        let (entry, to) = (entry(mapping), target(pod, mapping.container_port));
-        match mappings[..index].iter().find(|other| self::entry(other) == entry) {
-            None => elements.push((entry, to)),
+struct Planner<'a> {
+    call: &'a Call<'a>,
+    settings: &'a Settings,
+    previous: &'a Success,
+    owner: String,
+    node: RouteSocket,
+}
+
+impl Planner<'_> {
+    /// The plan for one family; none when the pod has no address of it, or no mapping is for it.
+    fn side(&mut self, hostports: Hostports) -> Result<Option<Side>, Error> {
+        let Some(pod) = address_of(self.call, self.previous, hostports.is_v4()) else { return Ok(None) };
+        let mut entries = mapped(&self.settings.mappings, pod)?;
+        if entries.is_empty() {
+            return Ok(None);
+        }
+        let behind = match route::towards(&mut self.node, pod)? {
+            Some(way) => link::by_index(&mut self.node, way.interface)?.map(|link| link.name),
+            None => None,
+        };
+        entries.extend(masqueraded(self.settings, pod, behind.as_deref()).into_iter().map(|one| (one, Held::Nothing)));
+        let record = Record {
+            entries: entries.iter().map(|(entry, _)| entry.clone()).collect(),
+            pod: Some(pod),
+            interfaces: chain::on_node(self.previous).map(|interface| interface.name.clone()).collect(),
+            netns: netns(self.call),
+        };
+        let element = |(entry, held): (Entry, Held)| {
+            let element = Element { key: entry.key(), held, comment: self.owner.clone() };
+            (entry, element)
+        };
+        let elements = entries.into_iter().map(element).collect();
+        let localnet = behind.filter(|_| self.settings.snat && pod.is_ipv4());
+        Ok(Some(Side { hostports, pod, elements, record, localnet }))
+    }
+}
+
+/// The entries of the mappings that are for this address.
+fn mapped(mappings: &[Mapping], pod: IpAddr) -> Result<Vec<(Entry, Held)>, Error> {
+    let mappings: Vec<_> = mappings.iter().filter(|mapping| mapping.serves(pod)).collect();
+    let mut seen: HashMap<Entry, &Mapping> = HashMap::new();
+    let mut entries = Vec::new();
+    for mapping in mappings {
+        match seen.insert(entry(mapping), mapping) {
+            None => entries.push((entry(mapping), target(pod, mapping.container_port))),
             Some(same) if same.container_port == mapping.container_port => {}
             Some(other) => return Err(twice(mapping, other)),
         }
     }
-    elements.extend(masqueraded(settings, pod, behind.as_deref()).into_iter().map(|entry| (entry, Held::Nothing)));
-    let record = Record {
-        entries: elements.iter().map(|(entry, _)| entry.clone()).collect(),
-        pod: Some(pod),
-        interfaces: chain::on_node(previous).map(|interface| interface.name.clone()).collect(),
-        netns: netns(call),
-    };
-    let element = |entry: &Entry, held| Element { key: entry.key(), held, comment: owner.clone() };
-    let elements = elements.into_iter().map(|(entry, held)| (entry.clone(), element(&entry, held))).collect();
-    let localnet = behind.filter(|_| settings.snat && pod.is_ipv4());
-    Ok(Side { hostports, pod, elements, record, localnet })
+    Ok(entries)
 }
 
 fn entry(mapping: &Mapping) -> Entry {

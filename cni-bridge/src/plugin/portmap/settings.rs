@@ -13,7 +13,7 @@ const IPTABLES: &str = "iptables";
 const NFTABLES: &str = "nftables";
 
 /// A protocol with ports.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// TCP
     Tcp,
