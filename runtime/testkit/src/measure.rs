@@ -26,12 +26,6 @@ impl Times {
         self.cpu.push(cpu_of_children()? - cpu);
         Ok(done)
     }
-
-    /// The shortest.
-    #[must_use]
-    pub fn min(&self) -> f64 {
-        self.wall.iter().copied().fold(f64::INFINITY, f64::min)
-    }
 }
 
 /// User and system time of all children waited for, in milliseconds.
@@ -53,6 +47,12 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The shortest.
+#[must_use]
+pub fn shortest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
 /// Prints a line for each contestant. Ratios are to the first one, round by round.
 pub fn report<'a>(contestants: impl IntoIterator<Item = (&'a str, &'a Times)>) {
     println!("{:<24} {:>9} {:>9} {:>9} {:>7}", "", "median ms", "min ms", "cpu ms", "ratio");
@@ -61,6 +61,6 @@ pub fn report<'a>(contestants: impl IntoIterator<Item = (&'a str, &'a Times)>) {
         let first = *first.get_or_insert(times);
         let ratios: Vec<f64> = times.wall.iter().zip(&first.wall).map(|(own, first)| own / first).collect();
         let (wall, cpu) = (median(&times.wall), median(&times.cpu));
-        println!("{name:<24} {wall:>9.2} {:>9.2} {cpu:>9.2} {:>7.2}", times.min(), median(&ratios));
+        println!("{name:<24} {wall:>9.2} {:>9.2} {cpu:>9.2} {:>7.2}", shortest(&times.wall), median(&ratios));
     }
 }
