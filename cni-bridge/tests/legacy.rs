@@ -34,10 +34,16 @@ fn masquerading_by_iptables_goes_with_its_pod_and_no_other() {
     let node = Node::new();
     let (a, b) = (Pod::new(), Pod::new());
     let conf = node.dual(json!({"cniVersion": "1.0.0", "ipMasq": true}));
+    let mut result = Value::Null;
     for (id, pod) in [("a", &a), ("b", &b)] {
         let added = call_reference(&dir, "ADD", &conf, id, &pod.path());
         assert!(added.ok, "{added:?}");
+        result = added.json();
     }
+    let mut told = conf.clone();
+    told["prevResult"] = result;
+    let checked = call("CHECK", &told, "b", &b.path());
+    assert!(checked.ok, "it goes on as it is: {checked:?}");
     let both = traces(&node);
     assert!(!both.is_empty(), "{}", node.ruleset());
     // Without the namespace, which is where the reference reads the addresses from.

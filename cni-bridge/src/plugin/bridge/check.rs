@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnetwork::IpNetwork;
 
 use super::plan::Plan;
-use super::{addresses, flatten, masquerade, open_pod, spoof};
+use super::{addresses, flatten, legacy, masquerade, open_pod, spoof};
 use crate::netlink::route::Family;
 use crate::netlink::{Link, Mac, Netns, RouteSocket, address, link, route, vlan};
 use crate::plugin::Call;
@@ -205,7 +205,10 @@ fn check_routes(plan: &Plan, result: &Success, inside: &mut RouteSocket) -> Resu
 /// What is in nf_tables: the masquerading of the network, the check of the pod's MAC address.
 fn check_rules(plan: &Plan, ips: &[&IpConfig], mac: Option<Mac>) -> Result<(), Error> {
     let subnets = addresses::subnets(ips.iter().copied());
-    if plan.settings.ip_masq && !masquerade::is_ensured(&plan.network, &subnets)? {
+    if plan.settings.ip_masq
+        && !masquerade::is_ensured(&plan.network, &subnets)?
+        && !legacy::masquerades(&plan.network, &plan.attachment)?
+    {
         let table = masquerade::table(&plan.network);
         return Err(differs(format!("the nftables table inet {table} is missing or lacks a subnet")));
     }

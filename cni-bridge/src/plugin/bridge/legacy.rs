@@ -29,6 +29,23 @@ pub fn remove(network: &str, attachment: &Attachment) -> Result<(), Error> {
     remove_spoof_check(&mut socket, attachment)
 }
 
+/// Whether the reference masquerades this attachment: it was made by it, and goes on as it is until its DEL.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn masquerades(network: &str, attachment: &Attachment) -> Result<bool, Error> {
+    let mut socket = NftSocket::open()?;
+    let own = reference::chain_name("CNI-", network, &attachment.container_id);
+    for family in [Family::Ip, Family::Ip6] {
+        if socket.chain(Table::new(family, "nat"), &own)?.is_some() {
+            return Ok(true);
+        }
+    }
+    let comment = masquerade_comment(network, attachment);
+    let (table, chain) = MASQUERADE;
+    Ok(socket.rules(table, chain)?.iter().any(|rule| rule.comment.starts_with(&comment)))
+}
+
 /// Removes the rules of its nftables backend for the attachments of a network that are not valid any more. Its iptables
 /// chains do not say of which network they are.
 ///
