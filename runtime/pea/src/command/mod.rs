@@ -119,6 +119,12 @@ const FAILURE: u8 = 1;
 
 fn interpret() -> u8 {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if let [only] = words.as_slice()
+        && (only == "--version" || only == "-v")
+    {
+        // Engines ask for it each time; that takes no parser.
+        return act(&Global::default(), None);
+    }
     let mut command = parser(words.iter());
     let words = match words.iter().map(|word| word.to_str().map(str::to_owned)).collect::<Option<Vec<_>>>() {
         Some(text) => argv::normalise(&command, text).into_iter().map(OsString::from).collect(),
