@@ -120,7 +120,10 @@ fn end_init(record: &Record) -> Result<(), Error> {
         && init.is_alive()
     {
         let _ = process::pidfd_send_signal(handle.as_fd(), libc::SIGKILL);
-        cgroup::thaw(&record.cgroup)?;
+        if cgroup::is_frozen(&record.cgroup) {
+            // All at once, for a v1 freezer keeps them from dying, and none is to run on when it is opened for the init.
+            cgroup::signal_tree(&record.cgroup, libc::SIGKILL)?;
+        }
         let limit = PollTimeout::try_from(END_DEADLINE).unwrap_or(PollTimeout::MAX);
         if poll(&mut [PollFd::new(handle.as_fd(), PollFlags::POLLIN)], limit) == Ok(0) {
             return Err(Error::internal(format!("process {} was killed but does not end", init.pid)));
