@@ -112,14 +112,20 @@ pub(crate) fn compose(ips: &[IpAddr], origin: Option<&Origin>) -> String {
     text
 }
 
-/// An attachment's file. Neither name can have a `:`, so no two attachments share one; names too long for a file
-/// are hashed.
+/// An attachment's file. Neither name can have a `:`, so no two attachments share one; what cannot be a file's name is
+/// hashed: one too long, and what a broken lease has where the container's id should be, for it may be a path.
 fn file_name(owner: &Attachment) -> String {
     let name = format!("{}:{}", owner.container_id, owner.ifname);
     match name.len() {
-        ..=255 => name,
+        ..=255 if !name.contains(['/', '\0']) => name,
         _ => format!(":{:016x}", crate::plugin::hash(&[&owner.container_id, &owner.ifname])),
     }
+}
+
+/// Whether a file is of an index. With `dataDir` a person's home, a network's directory may be there already, full of
+/// other things: `.ssh`.
+fn is_ours(name: &str) -> bool {
+    name.contains(':')
 }
 
 impl Index {
@@ -130,9 +136,9 @@ impl Index {
     /// What it says of an attachment.
     pub fn entry(&self, owner: &Attachment) -> Option<Entry> {
         let path = self.directory.join(file_name(owner));
-        let text = fs::read(&path).ok()?;
+        let text = crate::small_file::read(&path).ok()?;
         let written = fs::metadata(&path).and_then(|meta| meta.modified()).unwrap_or(SystemTime::UNIX_EPOCH);
-        Some(parse(&String::from_utf8_lossy(&text), written))
+        Some(parse(&text, written))
     }
 
     /// Writes what it says of an attachment; false when it cannot be written. It is written in place, not exchanged:
@@ -163,8 +169,8 @@ impl Index {
         }
         let Ok(entries) = fs::read_dir(&self.directory) else { return self.write_all(&wanted) };
         for entry in entries.flatten() {
-            let superfluous = entry.file_name().to_str().is_none_or(|name| !wanted.contains_key(name));
-            if superfluous && fs::remove_file(entry.path()).is_err() {
+            let superfluous = |name: &str| is_ours(name) && !wanted.contains_key(name);
+            if entry.file_name().to_str().is_some_and(superfluous) && fs::remove_file(entry.path()).is_err() {
                 return false;
             }
         }
@@ -182,7 +188,12 @@ impl Index {
     /// Removes it.
     pub fn remove(&self) {
         // What cannot be removed does no harm.
-        let _ = fs::remove_dir_all(&self.directory);
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            if entry.file_name().to_str().is_some_and(is_ours) {
+                let _ = fs::remove_file(entry.path());
+            }
+        }
+        let _ = fs::remove_dir(&self.directory);
     }
 
     /// The time the leases' directory has while the index is complete. It lies before the last change of the index

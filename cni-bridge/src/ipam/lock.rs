@@ -15,7 +15,9 @@ use super::store::{Result, StoreError, failed, present};
 pub(super) fn take(path: &Path, deadline: Duration) -> Result<Option<File>> {
     let end = Instant::now() + deadline;
     loop {
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_CREAT).mode(0o640).open(path);
+        // Without O_NONBLOCK a FIFO of that name would hold us until someone writes to it.
+        let flags = libc::O_CREAT | libc::O_NONBLOCK;
+        let file = OpenOptions::new().read(true).custom_flags(flags).mode(0o640).open(path);
         let Some(file) = present(file).map_err(failed("open", path))? else { return Ok(None) };
         let file = wait(file, end.saturating_duration_since(Instant::now()), deadline, path)?;
         // People clean up by `rm -r` of the directory. Whoever waited then has the lock of nothing, while others

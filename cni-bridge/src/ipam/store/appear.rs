@@ -46,8 +46,18 @@ pub(super) fn appear(directory: &Path, path: &Path, text: &str) -> io::Result<bo
 
 /// Writes a file in place. Not emptied first: ext4 then writes it to the disk at once, to be safe against a power
 /// cut (`auto_da_alloc` in `ext4(5)`), which is not worth it here.
+///
+/// A link or a pipe of that name makes way: what a link leads to is not ours to write, and a pipe would hold us.
 pub(in crate::ipam) fn overwrite(path: &Path, text: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK);
+    let mut file = match options.open(path) {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO)) => {
+            fs::remove_file(path)?;
+            options.open(path)?
+        }
+        opened => opened?,
+    };
     file.write_all(text)?;
     let length = u64::try_from(text.len()).unwrap_or_default();
     if file.metadata()?.len() > length { file.set_len(length) } else { Ok(()) }

@@ -60,16 +60,19 @@ impl Locked {
     /// What is in a lease, and since when. None for what no plugin made, a directory or the like: it must not keep
     /// the leases beside it from being found.
     fn text(&self, ip: IpAddr) -> Result<Option<(String, SystemTime)>> {
-        let path = self.lease(ip);
+        Self::read(&self.lease(ip))
+    }
+
+    fn read(path: &Path) -> Result<Option<(String, SystemTime)>> {
         // Without O_NONBLOCK a FIFO of that name would hold us until someone writes to it.
-        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path);
-        let Some(file) = present(opened).map_err(failed("read", &path))? else { return Ok(None) };
-        let meta = file.metadata().map_err(failed("look at", &path))?;
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
+        let Some(file) = present(opened).map_err(failed("read", path))? else { return Ok(None) };
+        let meta = file.metadata().map_err(failed("look at", path))?;
         if !meta.is_file() {
             return Ok(None);
         }
         let mut bytes = Vec::new();
-        file.take(LONGEST).read_to_end(&mut bytes).map_err(failed("read", &path))?;
+        file.take(LONGEST).read_to_end(&mut bytes).map_err(failed("read", path))?;
         let written = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
         Ok(Some((String::from_utf8_lossy(&bytes).into_owned(), written)))
     }
@@ -238,8 +241,7 @@ impl Leases for Locked {
 
     fn last(&self, set: usize) -> Result<Option<IpAddr>> {
         let path = self.store.leases.join(format!("last_reserved_ip.{set}"));
-        let text = present(fs::read(&path)).map_err(failed("read", &path))?.unwrap_or_default();
-        Ok(String::from_utf8_lossy(&text).trim().parse().ok())
+        Ok(Self::read(&path)?.and_then(|(text, _)| text.trim().parse().ok()))
     }
 
     fn set_last(&mut self, set: usize, ip: IpAddr) -> Result<()> {

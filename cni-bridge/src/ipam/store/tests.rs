@@ -252,3 +252,64 @@ fn a_network_that_never_was_has_no_lock_and_none_is_made() {
     assert!(Store::new(dir.path(), "net").lock_existing(SOON).unwrap().is_none());
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
 }
+
+/// What a hand or a disk may have made of the files beside the leases.
+#[test]
+fn a_pipe_or_a_link_in_place_of_a_file_holds_nobody_and_what_it_leads_to_stays() {
+    let dir = testkit::scratch();
+    let (net, elsewhere) = (dir.path().join("net"), dir.path().join("elsewhere"));
+    fs::create_dir(&net).unwrap();
+    fs::write(&elsewhere, "10.0.0.7").unwrap();
+    let pipe = |name: &str| testkit::run(std::process::Command::new("mkfifo").arg(net.join(name)));
+    pipe("lock");
+    pipe("last_reserved_ip.0");
+    std::os::unix::fs::symlink(&elsewhere, net.join("last_reserved_ip.1")).unwrap();
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn({
+        let store = Store::new(dir.path(), "net");
+        move || {
+            let mut locked = store.lock(SOON).unwrap();
+            assert_eq!(locked.last(0).unwrap(), None);
+            for set in [0, 1] {
+                locked.set_last(set, ip("10.0.0.9")).unwrap();
+                assert_eq!(locked.last(set).unwrap(), Some(ip("10.0.0.9")));
+            }
+            sender.send(()).unwrap();
+        }
+    });
+    receiver.recv_timeout(Duration::from_secs(20)).expect("it waits for a pipe, or was refused");
+    assert_eq!(fs::read_to_string(elsewhere).unwrap(), "10.0.0.7");
+}
+
+#[test]
+fn a_lease_that_has_a_path_in_place_of_an_id_makes_no_file_there() {
+    let dir = testkit::scratch();
+    let store = Store::new(dir.path(), "net");
+    fs::create_dir(dir.path().join("net")).unwrap();
+    let path = dir.path().join("made");
+    for (address, id) in [("10.0.0.2", path.to_str().unwrap()), ("10.0.0.3", "../made"), ("10.0.0.4", "a\0b")] {
+        fs::write(dir.path().join("net").join(address), format!("{id}\r\neth0")).unwrap();
+    }
+    assert_eq!(store.lock(SOON).unwrap().held_by(&owner("a")).unwrap(), Vec::<IpAddr>::new());
+    let mut names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".net", "net"]);
+    let mut locked = store.lock(SOON).unwrap();
+    assert!(locked.indexed, "and the index is whole");
+    assert_eq!(locked.release(&owner("../made")).unwrap(), [ip("10.0.0.3")]);
+}
+
+#[test]
+fn what_was_in_the_indexs_directory_before_stays() {
+    let dir = testkit::scratch();
+    let store = Store::new(dir.path(), "ssh");
+    fs::create_dir_all(dir.path().join(".ssh/deeper")).unwrap();
+    fs::write(dir.path().join(".ssh/authorized_keys"), "precious").unwrap();
+    let mut locked = store.lock(SOON).unwrap();
+    assert!(locked.take(ip("10.0.0.2"), &owner("a")).unwrap());
+    assert_eq!(locked.held_by(&owner("a")).unwrap(), [ip("10.0.0.2")]);
+    locked.release(&owner("a")).unwrap();
+    locked.forget_network();
+    let names = fs::read_dir(dir.path().join(".ssh")).unwrap().count();
+    assert_eq!((names, fs::read_to_string(dir.path().join(".ssh/authorized_keys")).unwrap()), (2, "precious".into()));
+}
