@@ -28,8 +28,8 @@ pub struct Survey {
 /// # Errors
 /// When something could not be looked at: what was not seen may live there. What ends meanwhile is no error.
 pub fn survey() -> Result<Survey, Error> {
-    let mut surveyor = Surveyor { home: Netns::current()?, found: Survey::default() };
-    surveyor.mounts()?;
+    let mut surveyor = Surveyor { home: Netns::current()?, mounts: BTreeSet::new(), found: Survey::default() };
+    surveyor.mounts(Path::new("/proc/self"))?;
     for process in fs::read_dir("/proc").map_err(looking)? {
         let process = process.map_err(looking)?.path();
         if process.file_name().is_some_and(|name| name.as_bytes().iter().all(u8::is_ascii_digit)) {
@@ -56,16 +56,31 @@ fn there<T>(outcome: io::Result<T>) -> Result<Option<T>, Error> {
 
 struct Surveyor {
     home: Netns,
+    /// The mount namespaces looked through, each from the root it was looked at from: device and inode of both.
+    mounts: BTreeSet<[u64; 4]>,
     found: Survey,
 }
 
 impl Surveyor {
-    fn mounts(&mut self) -> Result<(), Error> {
-        let mountinfo = fs::read_to_string("/proc/self/mountinfo").map_err(looking)?;
-        mounts(&mountinfo).iter().try_for_each(|path| self.namespace(path))
+    /// What is mounted where a process can see it. A runtime may have mounts of its own (`PrivateMounts=` of
+    /// `systemd.exec(5)`), and a pod that is being made has no process yet.
+    fn mounts(&mut self, process: &Path) -> Result<(), Error> {
+        let root = process.join("root");
+        let Some(space) = there(fs::metadata(process.join("ns/mnt")))? else { return Ok(()) };
+        let Some(top) = there(fs::metadata(&root))? else { return Ok(()) };
+        if !self.mounts.insert([space.dev(), space.ino(), top.dev(), top.ino()]) {
+            return Ok(());
+        }
+        let mountinfo = match fs::read(process.join("mountinfo")) {
+            // It ends just now (`mounts_open_common` in `fs/proc_namespace.c`).
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => None,
+            read => there(read)?,
+        };
+        let points = mounts(&mountinfo.unwrap_or_default());
+        points.iter().try_for_each(|point| self.namespace(&root.join(point.strip_prefix("/").unwrap_or(point))))
     }
 
-    /// A process: its threads' namespaces, and those it has open.
+    /// A process: its threads' namespaces, those it has open, and those it sees mounted.
     fn process(&mut self, process: &Path) -> Result<(), Error> {
         let Some(threads) = there(fs::read_dir(process.join("task")))? else { return Ok(()) };
         for thread in threads {
@@ -80,7 +95,7 @@ impl Surveyor {
                 self.namespace(&path)?;
             }
         }
-        Ok(())
+        self.mounts(process)
     }
 
     /// A namespace, which may be known already.
@@ -120,19 +135,19 @@ fn may_do_more_than_we(process: &Path) -> bool {
 }
 
 /// Where network namespaces are mounted, of `mountinfo` (`proc(5)`): a root `net:[inode]` of type nsfs.
-fn mounts(mountinfo: &str) -> Vec<PathBuf> {
-    let mount = |line: &str| {
-        let mut fields = line.split(' ').skip(3);
+fn mounts(mountinfo: &[u8]) -> Vec<PathBuf> {
+    let mount = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ').skip(3);
         let (root, point) = (fields.next()?, fields.next()?);
-        root.starts_with("net:[").then(|| unescape(point))
+        root.starts_with(b"net:[").then(|| unescape(point))
     };
-    mountinfo.lines().filter_map(mount).collect()
+    mountinfo.split(|byte| *byte == b'\n').filter_map(mount).collect()
 }
 
 /// A mount point without the octal escapes of `mountinfo`.
-fn unescape(text: &str) -> PathBuf {
+fn unescape(text: &[u8]) -> PathBuf {
     let mut bytes = Vec::new();
-    let mut rest = text.as_bytes();
+    let mut rest = text;
     while let Some((&first, after)) = rest.split_first() {
         let octal = (first == b'\\').then(|| after.get(..3)).flatten().and_then(|digits| {
             let digits = std::str::from_utf8(digits).ok()?;
@@ -155,10 +170,33 @@ mod tests {
 
     #[test]
     fn mounts_of_namespaces_are_found_among_the_others() {
-        let text = "22 1 0:21 / /proc rw - proc proc rw\n\
+        let text = b"22 1 0:21 / /proc rw - proc proc rw\n\
             40 22 0:4 net:[4026532281] /run/netns/a\\040b rw shared:2 - nsfs nsfs rw\n\
             41 22 0:4 mnt:[4026532282] /run/snapd/ns/x.mnt rw - nsfs nsfs rw\n";
-        assert_eq!(mounts(text), [PathBuf::from("/run/netns/a b")]);
+        assert_eq!(mounts(&text[..]), [PathBuf::from("/run/netns/a b")]);
+    }
+
+    #[test]
+    fn a_namespace_held_by_a_mount_that_another_process_sees_is_found() {
+        let script = format!(
+            "unshare -n -m sh -c 'mount -t tmpfs none /mnt && touch \"/mnt/a b\" && mount --bind /proc/self/ns/net \"/mnt/a b\" &&
+            stat -L -c \"%d %i\" /proc/self/ns/net && exec nsenter --net=/proc/{}/ns/net cat'",
+            std::process::id()
+        );
+        let mut sh = std::process::Command::new("sh");
+        sh.args(["-c", &script]).stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+        let mut child = sh.spawn().unwrap();
+        // When the answer to a line comes back, nothing but the mount holds the namespace.
+        let (mut stdin, stdout) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        std::io::Write::write_all(&mut stdin, b"there\n").unwrap();
+        let mut lines = std::io::BufRead::lines(std::io::BufReader::new(stdout)).map(Result::unwrap);
+        let told = lines.next().unwrap();
+        let identity: Vec<u64> = told.split(' ').map(|number| number.parse().unwrap()).collect();
+        assert_eq!(lines.next().unwrap(), "there");
+        let found = survey().unwrap().namespaces;
+        drop(stdin);
+        assert!(child.wait().unwrap().success());
+        assert!(found.contains(&(identity[0], identity[1])));
     }
 
     #[test]
