@@ -6,7 +6,7 @@
 use ipnetwork::IpNetwork;
 
 use super::{host_name, masquerade};
-use crate::plugin::{Call, delegate, host_local};
+use crate::plugin::{self, Call, delegate, host_local, static_ipam};
 use crate::spec::{Attachment, Config, Error, IpConfig, Success, Verb, code};
 
 /// The IPAM plugin of a configuration.
@@ -24,11 +24,16 @@ impl Source {
     /// Reads `ipam.type`.
     ///
     /// # Errors
-    /// [`code::DECODE`] when it is no string.
+    /// [`code::DECODE`] when it is no string, [`code::INVALID_CONFIG`] when it is a type of this binary that gives no
+    /// addresses: `bridge` would call itself for ever.
     pub fn read(config: &Config) -> Result<Source, Error> {
         Ok(match config.root().get("ipam").get("type").text()? {
             None => Source::None,
             Some(name) if name == host_local::TYPE.name => Source::HostLocal,
+            Some(name) if name != static_ipam::TYPE.name && plugin::of_name(name).is_some() => {
+                return Err(Error::config(format!("ipam.type: {name:?} is no IPAM plugin"))
+                    .with_details("host-local and static are; any other is looked for in CNI_PATH"));
+            }
             Some(name) => Source::Plugin(name.to_owned()),
         })
     }
@@ -173,5 +178,16 @@ mod tests {
         assert_eq!(source("{}"), Source::None);
         assert_eq!(source(r#"{"Type": "host-local"}"#), Source::HostLocal);
         assert_eq!(source(r#"{"type": "whereabouts"}"#), Source::Plugin("whereabouts".into()));
+        assert_eq!(source(r#"{"type": "static"}"#), Source::Plugin("static".into()));
+    }
+
+    // It would call itself, and the reference starts processes until the node has no more.
+    #[test]
+    fn a_type_that_gives_no_addresses_is_no_ipam() {
+        for name in ["bridge", "cni-bridge", "flannel", "loopback"] {
+            let config = format!(r#"{{"name": "n", "ipam": {{"type": "{name}"}}}}"#);
+            let refused = Source::read(&Config::parse(config.as_bytes()).unwrap()).unwrap_err();
+            assert_eq!(refused.msg, format!("ipam.type: {name:?} is no IPAM plugin"));
+        }
     }
 }

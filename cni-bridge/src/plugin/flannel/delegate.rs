@@ -9,6 +9,8 @@ use crate::spec::{Config, Error};
 
 /// What does the work unless `delegate.type` says otherwise.
 const BRIDGE: &str = "bridge";
+/// What never does.
+const FLANNEL: &str = "flannel";
 
 /// What is known of the node's subnet.
 #[derive(Debug, Clone)]
@@ -61,7 +63,7 @@ impl Delegated {
     /// The one that an ADD has noted; none when the note is no configuration.
     pub fn of_note(note: &[u8]) -> Option<Delegated> {
         let config: Map<String, Value> = serde_json::from_slice(note).ok()?;
-        let plugin = member(&config, "type")?.as_str()?.to_owned();
+        let plugin = member(&config, "type")?.as_str().filter(|name| *name != FLANNEL)?.to_owned();
         Some(Delegated { plugin, config })
     }
 
@@ -121,6 +123,9 @@ fn check(delegate: &Map<String, Value>) -> Result<&str, Error> {
     }
     match member(delegate, "type") {
         None => Ok(BRIDGE),
+        Some(Value::String(name)) if name == FLANNEL => {
+            Err(Error::config("'delegate' dictionary must not have the type flannel: it would call itself"))
+        }
         Some(Value::String(name)) => Ok(name),
         Some(_) => Err(Error::config("'delegate' dictionary, if present, must have (string) 'type' field")),
     }
@@ -216,6 +221,8 @@ mod tests {
             "'delegate' dictionary must not have 'ipam' field, it'll be set by flannel"
         );
         assert_eq!(refusal(r#"{"type": 5}"#), "'delegate' dictionary, if present, must have (string) 'type' field");
+        let itself = refusal(r#"{"type": "flannel"}"#);
+        assert_eq!(itself, "'delegate' dictionary must not have the type flannel: it would call itself");
         assert_eq!(refusal("[]"), "delegate: expected an object, found []");
     }
 
@@ -230,7 +237,7 @@ mod tests {
             again.subnets().iter().map(ToString::to_string).collect::<Vec<_>>(),
             ["10.244.1.0/24", "fd00:0:0:1::/64"]
         );
-        for note in ["", "{", "[]", "{}", r#"{"type": 5}"#] {
+        for note in ["", "{", "[]", "{}", r#"{"type": 5}"#, r#"{"type": "flannel"}"#] {
             assert_eq!(Delegated::of_note(note.as_bytes()), None, "{note}");
         }
     }

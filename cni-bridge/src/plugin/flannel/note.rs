@@ -10,6 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use super::delegate::Delegated;
+use crate::small_file;
 use crate::spec::{Config, Error, code};
 
 /// Where the notes are, unless `dataDir` says otherwise.
@@ -59,8 +60,8 @@ impl Notes {
 
     /// The note of a container, if it is one of this network.
     pub fn read(&self, container_id: &str, network: &str) -> Option<Delegated> {
-        let text = fs::read(self.path(container_id)).ok()?;
-        Delegated::of_note(&text).filter(|note| note.is_of(network))
+        let text = small_file::read(&self.path(container_id)).ok()?;
+        Delegated::of_note(text.as_bytes()).filter(|note| note.is_of(network))
     }
 
     /// Removes the note of a container, unless it is another network's.
@@ -69,8 +70,8 @@ impl Notes {
     /// [`code::IO`]; that there is none is no error.
     pub fn remove(&self, container_id: &str, network: &str) -> Result<(), Error> {
         let path = self.path(container_id);
-        let Ok(text) = fs::read(&path) else { return Ok(()) };
-        if Delegated::of_note(&text).is_some_and(|note| !note.is_of(network)) {
+        let Ok(text) = small_file::read(&path) else { return Ok(()) };
+        if Delegated::of_note(text.as_bytes()).is_some_and(|note| !note.is_of(network)) {
             return Ok(());
         }
         match fs::remove_file(&path) {
@@ -115,5 +116,8 @@ mod tests {
         let left: Vec<_> =
             fs::read_dir(dir.path().join("flannel")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, ["b"]);
+        testkit::run(std::process::Command::new("mkfifo").arg(dir.path().join("flannel/pipe")));
+        assert!(notes.read("pipe", "net").is_none(), "and nobody waits for what is none");
+        notes.remove("pipe", "net").unwrap();
     }
 }
