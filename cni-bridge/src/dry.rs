@@ -73,7 +73,7 @@ fn delegated(config: &Config) -> Result<(), Error> {
 fn written(result: &Success) {
     for version in Version::supported().filter_map(|name| Version::parse(name).ok()) {
         if let Ok(text) = result.to_json(version) {
-            let again = Success::parse(text.as_bytes());
+            let again = Success::parse(text.as_bytes(), version);
             assert!(again.is_ok(), "a bug: {text}: {again:?}");
         }
     }

@@ -241,3 +241,13 @@ fn static_addresses_are_given_without_a_plugin_to_call() {
     node.del(&conf, "a", &pod);
     assert_eq!((node.links(), node.ruleset()), (vec!["br0".to_owned()], String::new()));
 }
+
+// libcni takes such a result for one of the configuration's version.
+#[test]
+fn an_answer_without_a_version_is_of_the_configurations() {
+    let leased = Leased::new(&json!({"ips": [{"address": "10.5.0.7/24"}]}));
+    let pod = Pod::new();
+    let done = leased.call("ADD", &leased.conf(json!({})), "a", &pod.path());
+    assert!(done.ok, "{done:?}");
+    assert_eq!(done.json()["ips"][0]["address"], "10.5.0.7/24");
+}

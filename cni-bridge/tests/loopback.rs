@@ -70,6 +70,9 @@ fn the_result_of_plugins_before_is_passed_on() {
     conf["prevResult"] = previous.clone();
     assert_eq!(call("ADD", &conf, "a", &pod.path()).json(), previous);
     assert!(is_up(&pod));
+    // The examples of the specification say no version: then it is the configuration's.
+    conf["prevResult"].as_object_mut().unwrap().remove("cniVersion");
+    assert_eq!(call("ADD", &conf, "a", &pod.path()).json(), previous);
 }
 
 #[test]

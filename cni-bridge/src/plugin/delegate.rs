@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use super::Call;
-use crate::spec::{Config, Environment, Error, Success, Verb, code};
+use crate::spec::{Config, Environment, Error, Success, Verb, Version, code};
 
 /// ADD by the plugin of type `name` with the configuration `stdin`: here, when it is one of ours, or as a process.
 /// When it fails, nothing is left of it.
@@ -19,7 +19,7 @@ use crate::spec::{Config, Environment, Error, Success, Verb, code};
 pub fn add(name: &str, call: &Call<'_>, stdin: &[u8]) -> Result<Success, Error> {
     match super::of_name(name) {
         Some(of) => (of.add)(&Call { verb: Verb::Add, config: &Config::parse(stdin)?, stdin, ..*call }),
-        None => Delegate::find(name, call.environment)?.add(stdin),
+        None => Delegate::find(name, call.environment)?.add(stdin, call.config.version),
     }
 }
 
@@ -58,13 +58,14 @@ impl Delegate {
         })
     }
 
-    /// ADD. When it fails, DEL is called before this returns.
+    /// ADD, with a configuration of `version`. When it fails, DEL is called before this returns.
     ///
     /// # Errors
     /// The plugin's own error, with its name before it.
-    pub fn add(&self, stdin: &[u8]) -> Result<Success, Error> {
+    pub fn add(&self, stdin: &[u8], version: Version) -> Result<Success, Error> {
         let added = self.call(Verb::Add, stdin).and_then(|answer| {
-            Success::parse(&answer).map_err(|error| error.context(format!("the result of {} is unreadable", self.name)))
+            let unreadable = |error: Error| error.context(format!("the result of {} is unreadable", self.name));
+            Success::parse(&answer, version).map_err(unreadable)
         });
         added.map_err(|cause| match self.call(Verb::Del, stdin) {
             Ok(_) => cause,

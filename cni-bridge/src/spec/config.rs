@@ -79,7 +79,7 @@ impl Config {
         if !node.exists() {
             return Ok(None);
         }
-        Success::read(&node).map(Some).map_err(|error| error.context("could not parse prevResult"))
+        Success::read(&node, self.version).map(Some).map_err(|error| error.context("could not parse prevResult"))
     }
 
     /// `dns` of the network, which wins over what the IPAM says.

@@ -203,20 +203,21 @@ impl Dns {
 }
 
 impl Success {
-    /// Reads what a plugin printed, in whatever version it says.
+    /// Reads what a plugin printed, in whatever version it says; in `version` when it says none, as libcni does.
     ///
     /// # Errors
     /// [`crate::spec::code::DECODE`] when it is no result, [`crate::spec::code::INCOMPATIBLE_VERSION`] when its version is unknown.
-    pub fn parse(text: &[u8]) -> Result<Success, Error> {
-        Success::read(&Folded::parse(text)?.root())
+    pub fn parse(text: &[u8], version: Version) -> Result<Success, Error> {
+        Success::read(&Folded::parse(text)?.root(), version)
     }
 
     /// Reads a result that is part of something else (`prevResult`).
     ///
     /// # Errors
     /// As [`Success::parse`].
-    pub fn read(node: &Node<'_>) -> Result<Success, Error> {
-        let version = Version::parse(node.get("cniVersion").text()?.unwrap_or_default())?;
+    pub fn read(node: &Node<'_>, version: Version) -> Result<Success, Error> {
+        let said = node.get("cniVersion").text()?.filter(|said| !said.is_empty());
+        let version = said.map_or(Ok(version), Version::parse)?;
         let mut success = Success { dns: Dns::read(&node.get("dns"))?, ..Success::default() };
         if version < Version::V0_3_0 {
             for family in ["ip4", "ip6"] {
@@ -319,8 +320,11 @@ mod tests {
 
     #[test]
     fn the_current_form_reads_back_as_itself() {
-        assert_eq!(Success::parse(sample().to_json(Version::V1_1_0).unwrap().as_bytes()).unwrap(), sample());
-        let ancient = Success::parse(sample().to_json(Version::V0_1_0).unwrap().as_bytes()).unwrap();
+        assert_eq!(
+            Success::parse(sample().to_json(Version::V1_1_0).unwrap().as_bytes(), Version::V0_1_0).unwrap(),
+            sample()
+        );
+        let ancient = Success::parse(sample().to_json(Version::V0_1_0).unwrap().as_bytes(), Version::CURRENT).unwrap();
         assert_eq!(ancient.ips[0].address, sample().ips[0].address);
         assert_eq!(ancient.routes, [Route::new("0.0.0.0/0".parse().unwrap(), None)]);
     }
@@ -335,9 +339,22 @@ mod tests {
         ] {
             let value: Value = serde_json::from_str(text).unwrap();
             let version = Version::parse(value["cniVersion"].as_str().unwrap()).unwrap();
-            let passed = Success::parse(text.as_bytes()).unwrap().to_json(version).unwrap();
+            let passed = Success::parse(text.as_bytes(), Version::V0_1_0).unwrap().to_json(version).unwrap();
             assert_eq!(serde_json::from_str::<Value>(&passed).unwrap(), value);
         }
+    }
+
+    // The examples of the specification say no version in `prevResult`.
+    #[test]
+    fn a_result_without_a_version_is_of_its_configurations() {
+        for said in ["", r#""cniVersion": "","#] {
+            let text =
+                format!(r#"{{{said} "interfaces": [{{"name": "eth0"}}], "ips": [{{"address": "10.0.0.2/8"}}]}}"#);
+            let read = Success::parse(text.as_bytes(), Version::V1_0_0).unwrap();
+            assert_eq!((read.interfaces.len(), read.ips.len()), (1, 1));
+        }
+        let ancient = Success::parse(br#"{"ip4": {"ip": "10.0.0.2/8"}}"#, Version::V0_2_0).unwrap();
+        assert_eq!(ancient.ips.len(), 1);
     }
 
     // Behaviours 34, 38: the exact words.
