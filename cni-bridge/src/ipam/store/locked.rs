@@ -1,7 +1,7 @@
 //! The leases of a network under its lock.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::Read;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -66,7 +66,14 @@ impl Locked {
     fn read(path: &Path) -> Result<Option<(String, SystemTime)>> {
         // Without O_NONBLOCK a FIFO of that name would hold us until someone writes to it.
         let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path);
-        let Some(file) = present(opened).map_err(failed("read", path))? else { return Ok(None) };
+        // A link to itself, a socket, a device that is not there.
+        let is_none =
+            |error: &io::Error| matches!(error.raw_os_error(), Some(libc::ELOOP | libc::ENXIO | libc::ENODEV));
+        let opened = match opened {
+            Err(error) if is_none(&error) => return Ok(None),
+            opened => present(opened).map_err(failed("read", path))?,
+        };
+        let Some(file) = opened else { return Ok(None) };
         let meta = file.metadata().map_err(failed("look at", path))?;
         if !meta.is_file() {
             return Ok(None);

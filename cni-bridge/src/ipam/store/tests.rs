@@ -81,7 +81,7 @@ fn leases_are_found_whoever_wrote_them_and_in_the_old_form() {
 /// How many leases a search has read so far: an access time is no measure (`noatime`), so they are made unreadable.
 fn poison(dir: &Path, name: &str) {
     fs::remove_file(dir.join(name)).unwrap();
-    std::os::unix::fs::symlink(dir.join(name), dir.join(name)).unwrap();
+    std::os::unix::fs::symlink("/proc/self/mem", dir.join(name)).unwrap();
 }
 
 #[test]
@@ -96,7 +96,7 @@ fn a_known_attachment_and_an_unknown_one_are_looked_up_without_reading_the_other
         locked.note(&id, &[address], None);
     }
     let mut locked = store.lock(SOON).unwrap();
-    // Under the lock nobody notices. A link to itself can be read by nobody.
+    // Under the lock nobody notices. The first bytes of memory can be read by nobody.
     poison(&dir.path().join("net"), "10.0.0.5");
     assert!(locked.all().is_err(), "to read all of them fails");
     assert_eq!(locked.held_by(&owner("pod3")).unwrap(), [ip("10.0.0.3")]);
@@ -230,6 +230,11 @@ fn what_no_plugin_made_stands_in_nobodys_way() {
     std::os::unix::fs::symlink("/nonexistent", dir.path().join("net/10.0.0.9")).unwrap();
     assert!(!locked.take(ip("10.0.0.8"), &owner("a")).unwrap());
     assert!(!locked.take(ip("10.0.0.9"), &owner("a")).unwrap());
+    std::os::unix::fs::symlink("10.0.0.10", dir.path().join("net/10.0.0.10")).unwrap();
+    drop(std::os::unix::net::UnixListener::bind(dir.path().join("net/10.0.0.11")).unwrap());
+    for address in ["10.0.0.10", "10.0.0.11"] {
+        assert!(!locked.take(ip(address), &owner("a")).unwrap());
+    }
     assert!(locked.take(ip("10.0.0.2"), &owner("a")).unwrap());
     assert_eq!(locked.release(&owner("a")).unwrap(), [ip("10.0.0.2")], "found among the others");
 }
