@@ -251,3 +251,17 @@ fn an_answer_without_a_version_is_of_the_configurations() {
     assert!(done.ok, "{done:?}");
     assert_eq!(done.json()["ips"][0]["address"], "10.5.0.7/24");
 }
+
+#[test]
+fn what_is_no_answer_is_said_to_be_the_plugins_and_not_the_configurations() {
+    let leased = Leased::new(&Value::Null);
+    let pod = Pod::new();
+    let add = |script: &str| {
+        common::script(&leased.node.dir.path().join("lease"), &format!("#!/bin/sh\n{script}\n"));
+        leased.call("ADD", &leased.conf(json!({})), "a", &pod.path())
+    };
+    let refused = add("echo hello").message();
+    assert!(refused.starts_with("the result of lease is unreadable: it is not JSON: "), "{refused}");
+    let refused = add("head -c 100000 /dev/zero | tr '\\0' x; exit 1").json();
+    assert!((1000..2000).contains(&refused["details"].as_str().unwrap().len()), "nobody reads more");
+}

@@ -34,6 +34,9 @@ pub fn run(name: &str, call: &Call<'_>, verb: Verb, stdin: &[u8]) -> Result<(), 
     }
 }
 
+/// How many characters are shown of what a plugin says that is no error object.
+const SHOWN: usize = 1000;
+
 /// A plugin of another vendor, found in `CNI_PATH`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Delegate {
@@ -106,7 +109,7 @@ impl Delegate {
         match serde_json::from_slice::<Error>(stdout) {
             Ok(error) if !error.msg.is_empty() => error.context(format!("plugin {}", self.name)),
             _ => Error::new(code::INTERNAL, format!("plugin {} ended with {status} and gave no reason", self.name))
-                .with_details(String::from_utf8_lossy(stdout).trim().to_owned()),
+                .with_details(String::from_utf8_lossy(stdout).trim().chars().take(SHOWN).collect::<String>()),
         }
     }
 }

@@ -99,7 +99,11 @@ fn read_all(mut stdin: impl Read) -> Result<Vec<u8>, Error> {
 fn version(of: &Type, text: &[u8]) -> Result<String, Error> {
     let asked = match text.trim_ascii() {
         [] => None,
-        text => crate::spec::json::Folded::parse(text)?.root().get("cniVersion").text()?.map(str::to_owned),
+        text => crate::spec::json::Folded::parse(text, "the network configuration")?
+            .root()
+            .get("cniVersion")
+            .text()?
+            .map(str::to_owned),
     };
     let supported: Vec<_> = Version::supported_since(of.oldest).collect();
     let version = asked.unwrap_or_else(|| Version::CURRENT.to_string());

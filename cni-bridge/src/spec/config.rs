@@ -50,7 +50,7 @@ impl Config {
     /// # Errors
     /// [`code::DECODE`], [`code::INCOMPATIBLE_VERSION`], or [`code::INVALID_CONFIG`] for a name missing or invalid.
     pub fn parse(text: &[u8]) -> Result<Config, Error> {
-        let folded = Folded::parse(text)?;
+        let folded = Folded::parse(text, "the network configuration")?;
         let root = folded.root();
         let version = Version::parse(root.get("cniVersion").text()?.unwrap_or_default())?;
         let name = root.get("name").text()?.unwrap_or_default().to_owned();

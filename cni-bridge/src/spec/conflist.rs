@@ -50,7 +50,7 @@ impl NetConfList {
     /// # Errors
     /// [`code::DECODE`], [`code::INCOMPATIBLE_VERSION`], [`code::INVALID_CONFIG`].
     pub fn parse(text: &[u8]) -> Result<NetConfList, Error> {
-        let folded = Folded::parse(text)?;
+        let folded = Folded::parse(text, "the network configuration")?;
         let root = folded.root();
         let raw: Value = serde_json::from_slice(text).map_err(|error| Error::new(code::DECODE, error.to_string()))?;
         let name = root.get("name").text()?.unwrap_or_default().to_owned();

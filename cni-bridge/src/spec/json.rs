@@ -89,12 +89,12 @@ impl Folded {
     ///
     /// # Errors
     /// [`code::DECODE`] when the text is not one JSON object.
-    pub fn parse(text: &[u8]) -> Result<Folded, Error> {
+    pub fn parse(text: &[u8], what: &str) -> Result<Folded, Error> {
         let folded: Folded = serde_json::from_slice(text)
-            .map_err(|error| Error::new(code::DECODE, format!("the network configuration is not JSON: {error}")))?;
+            .map_err(|error| Error::new(code::DECODE, format!("{what} is not JSON: {error}")))?;
         match folded.0 {
             Value::Object(_) => Ok(folded),
-            _ => Err(Error::new(code::DECODE, "the network configuration is not a JSON object")),
+            _ => Err(Error::new(code::DECODE, format!("{what} is not a JSON object"))),
         }
     }
 
@@ -258,7 +258,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Folded {
-        Folded::parse(text.as_bytes()).unwrap()
+        Folded::parse(text.as_bytes(), "it").unwrap()
     }
 
     #[test]

@@ -208,7 +208,7 @@ impl Success {
     /// # Errors
     /// [`crate::spec::code::DECODE`] when it is no result, [`crate::spec::code::INCOMPATIBLE_VERSION`] when its version is unknown.
     pub fn parse(text: &[u8], version: Version) -> Result<Success, Error> {
-        Success::read(&Folded::parse(text)?.root(), version)
+        Success::read(&Folded::parse(text, "it")?.root(), version)
     }
 
     /// Reads a result that is part of something else (`prevResult`).
