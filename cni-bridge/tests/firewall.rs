@@ -364,6 +364,25 @@ fn an_address_given_out_again_is_its_new_pods() {
     assert_eq!(node.ruleset(), "");
 }
 
+// A result may say an address of each of two interfaces, and the first of these may be the pod's.
+#[test]
+fn an_address_that_is_told_twice_is_entered_and_removed_once_and_a_policy_is_never_for_a_pods_interface() {
+    let node = node();
+    let net = network(&node, 1, json!({"ingressPolicy": "same-bridge"}));
+    let pod = Pod::new();
+    let mut previous = json!({"cniVersion": "1.0.0", "interfaces": [{"name": "eth0", "sandbox": pod.path()}],
+        "ips": [{"interface": 0, "address": "10.1.1.9/24"}, {"interface": 7, "address": "10.1.1.9/24"}]});
+    let refused = call("ADD", &net.conf(1, &previous), "a", &pod.path());
+    assert!(refused.message().contains("interface needs to be set"), "{refused:?}");
+    assert_eq!(node.ruleset(), "");
+    previous["interfaces"].as_array_mut().unwrap().push(json!({"name": "br1"}));
+    assert!(call("ADD", &net.conf(1, &previous), "a", &pod.path()).ok);
+    assert!(!node.ruleset().contains("\"eth0\""), "{}", node.ruleset());
+    let removed = call("DEL", &net.conf(1, &previous), "a", &pod.path());
+    assert!(removed.ok, "{removed:?}");
+    assert_eq!(node.ruleset(), "");
+}
+
 #[test]
 fn check_names_what_was_changed_since() {
     let node = node();
@@ -384,6 +403,9 @@ fn check_names_what_was_changed_since() {
         ("flush chain ip filter FORWARD".into(), String::new(), "missing in the chain FORWARD of the table ip filter"),
         (format!("delete element {main} pods6 {{ {} }}", own[1]), String::new(), "is not in the set pods6"),
         (format!("flush chain {main} forward"), String::new(), "no rule leads to the chain CNI-ADMIN"),
+        // The policy would be there in name alone.
+        (format!("flush chain {main} isolation"), String::new(), "isolation has 0 rules instead of 2"),
+        (format!("flush chain {main} after"), String::new(), "after has 0 rules instead of 1"),
         (
             "delete table inet cni-bridge-firewall-pods".into(),
             String::new(),

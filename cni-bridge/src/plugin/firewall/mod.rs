@@ -39,18 +39,26 @@ fn owner(call: &Call<'_>) -> Owner {
     Owner { network: call.config.name.clone(), attachment: call.attachment() }
 }
 
+/// The addresses of a result, each once: it may name one at two interfaces.
 fn ips(result: &Success) -> Vec<IpAddr> {
-    result.ips.iter().map(|ip| ip.address.ip()).collect()
+    let mut ips: Vec<IpAddr> = Vec::new();
+    for ip in result.ips.iter().map(|ip| ip.address.ip()) {
+        if !ips.contains(&ip) {
+            ips.push(ip);
+        }
+    }
+    ips
 }
 
-/// The bridge that a policy is about: the first interface of the result.
+/// The bridge that a policy is about: the node's first interface in the result. The reference takes the first one
+/// wherever it is; the pod's `eth0` would be taken for the node's, and its traffic dropped.
 fn bridge<'a>(settings: &Settings, result: &'a Success) -> Result<Option<&'a str>, Error> {
     if settings.policy == Policy::Open {
         return Ok(None);
     }
-    let first = result.interfaces.first().map(|interface| interface.name.as_str()).filter(|name| !name.is_empty());
+    let first = chain::on_node(result).next().map(|interface| interface.name.as_str()).filter(|name| !name.is_empty());
     first.map(Some).ok_or_else(|| {
-        Error::config("interface needs to be set for ingressPolicy: prevResult has none")
+        Error::config("interface needs to be set for ingressPolicy: prevResult has none on the node")
             .with_details("make sure to chain \"firewall\" plugin with \"bridge\"")
     })
 }
@@ -119,6 +127,12 @@ fn check(call: &Call<'_>) -> Result<(), Error> {
     }
     if !table::admin_chains(&mut socket)?.contains(&settings.admin_chain) {
         return differs(format!("no rule leads to the chain {} of the table {}", settings.admin_chain, table::MAIN));
+    }
+    if let Some((chain, found, expected)) = table::altered(&mut socket)? {
+        let table = table::MAIN;
+        return differs(format!(
+            "the chain {chain} has {found} rules instead of {expected} in the nftables table {table}"
+        ));
     }
     if let Some(chain) = doors::first_closed(&mut socket)? {
         return differs(format!("the rule that lets pods' traffic through is missing in the chain {chain}"));

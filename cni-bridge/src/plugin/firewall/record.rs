@@ -121,7 +121,7 @@ fn addresses(socket: &mut NftSocket, record: &FoundChain) -> Result<Vec<IpAddr>,
     let mut its = Vec::new();
     for ip in told {
         let found = socket.element(MAIN, set_of(ip), &octets(ip))?;
-        if found.is_some_and(|found| found.comment == record.comment) {
+        if found.is_some_and(|found| found.comment == record.comment) && !its.contains(&ip) {
             its.push(ip);
         }
     }

@@ -25,8 +25,8 @@ use super::settings::{Policy, Settings};
 use crate::netlink::Error;
 use crate::netlink::nft::rule::{interface, state, status};
 use crate::netlink::nft::{
-    Base, Batch, Element, Exists, Family, Holds, Hook, Is, Key, Kind, NftSocket, Place, Rule, Set, Table, Type,
-    concatenate,
+    Base, Batch, Element, Exists, Family, FoundRule, Holds, Hook, Is, Key, Kind, NftSocket, Place, Rule, Set, Table,
+    Type, concatenate,
 };
 
 /// What decides.
@@ -70,14 +70,77 @@ fn rule() -> Rule {
 /// When the kernel cannot be asked.
 pub fn prepare(socket: &mut NftSocket, batch: &mut Batch, settings: &Settings) -> Result<(), Error> {
     batch.add_table(RECORDS, Exists::Fine, "made by cni-bridge: the addresses of pods, for their removal");
-    let rules = socket.rules(MAIN, FORWARD)?;
-    if rules.is_empty() {
+    let forward = socket.rules(MAIN, FORWARD)?;
+    let chains = once(led_to(&forward));
+    // What somebody added stays for as long as nothing of ours lacks.
+    if compare(socket, &forward)?.is_some_and(|(_, found, expected)| found < expected) {
         make(batch, socket.chain(MAIN, ISOLATION)?.is_some());
+        chains.iter().rev().for_each(|chain| make_admin_chain(batch, chain));
     }
-    if !rules.iter().any(|rule| rule.leads_to.contains(&settings.admin_chain)) {
+    if !chains.contains(&settings.admin_chain) {
         make_admin_chain(batch, &settings.admin_chain);
     }
     Ok(())
+}
+
+/// What follows the administrators' chains.
+fn forward_rules() -> Vec<Rule> {
+    let mut rules = vec![rule().jump(ISOLATION)];
+    for version in VERSIONS {
+        let set = set_of(version);
+        let answers = state::ESTABLISHED | state::RELATED;
+        rules.push(rule().source_in(version, set).set_mark_bits(MARK).accept());
+        rules.push(rule().destination_in(version, set).state(answers).set_mark_bits(MARK).accept());
+        // A port of the node that was published: whoever published it wants it reached.
+        let published = status::DESTINATION_TRANSLATED;
+        rules.push(rule().destination_in(version, set).status(published).set_mark_bits(MARK).accept());
+    }
+    rules
+}
+
+fn isolation_rules() -> Vec<Rule> {
+    vec![
+        rule().is_in(&IN_AND_OUT, CLOSED).drop(),
+        rule().is_in(&[Key::In], BRIDGES).is_in(&[Key::Out], BRIDGES).is_not_in(&IN_AND_OUT, WITHIN).drop(),
+    ]
+}
+
+fn after_rules() -> Vec<Rule> {
+    // What comes later may look at the whole mark.
+    vec![rule().mark(MARK, Is::NotEqual, 0).clear_mark_bits(MARK)]
+}
+
+/// What goes before them for each administrator's chain. What that one accepts is to pass other tables too, so it is
+/// marked meanwhile.
+fn admin_rules(chain: &str) -> [Rule; 3] {
+    [rule().set_mark_bits(MARK), rule().jump(chain), rule().clear_mark_bits(MARK)]
+}
+
+/// The first chain that has not as many rules as it was made with. Rules that lack let through what a policy forbids, or keep from passing what should.
+///
+/// # Errors
+/// When the kernel cannot be asked.
+pub fn altered(socket: &mut NftSocket) -> Result<Option<Altered>, Error> {
+    let forward = socket.rules(MAIN, FORWARD)?;
+    compare(socket, &forward)
+}
+
+/// A chain, how many rules it has, how many it should have.
+type Altered = (&'static str, usize, usize);
+
+fn compare(socket: &mut NftSocket, forward: &[FoundRule]) -> Result<Option<Altered>, Error> {
+    let before = led_to(forward).iter().map(|chain| admin_rules(chain).len()).sum::<usize>();
+    let expected = before + forward_rules().len();
+    if forward.len() != expected {
+        return Ok(Some((FORWARD, forward.len(), expected)));
+    }
+    for (chain, expected) in [(ISOLATION, isolation_rules().len()), (AFTER, after_rules().len())] {
+        let found = socket.rules(MAIN, chain)?.len();
+        if found != expected {
+            return Ok(Some((chain, found, expected)));
+        }
+    }
+    Ok(None)
 }
 
 /// Makes the tables, or, where somebody has flushed them, fills them again.
@@ -96,31 +159,15 @@ fn make(batch: &mut Batch, again: bool) {
     batch.add_base_chain(MAIN, FORWARD, base(BEFORE_OTHERS));
     batch.add_base_chain(MAIN, AFTER, base(AFTER_OTHERS));
     [ISOLATION, FORWARD, AFTER].iter().for_each(|chain| batch.flush_chain(MAIN, chain));
-    let isolation = [
-        rule().is_in(&IN_AND_OUT, CLOSED).drop(),
-        rule().is_in(&[Key::In], BRIDGES).is_in(&[Key::Out], BRIDGES).is_not_in(&IN_AND_OUT, WITHIN).drop(),
-    ];
-    let add = |batch: &mut Batch, chain, rule: &Rule| batch.add_rule(MAIN, chain, Place::Last, rule);
-    isolation.iter().for_each(|rule| add(batch, ISOLATION, rule));
-    add(batch, FORWARD, &rule().jump(ISOLATION));
-    for version in VERSIONS {
-        let set = set_of(version);
-        let answers = state::ESTABLISHED | state::RELATED;
-        add(batch, FORWARD, &rule().source_in(version, set).set_mark_bits(MARK).accept());
-        add(batch, FORWARD, &rule().destination_in(version, set).state(answers).set_mark_bits(MARK).accept());
-        // A port of the node that was published: whoever published it wants it reached.
-        let published = status::DESTINATION_TRANSLATED;
-        add(batch, FORWARD, &rule().destination_in(version, set).status(published).set_mark_bits(MARK).accept());
+    for (chain, rules) in [(ISOLATION, isolation_rules()), (FORWARD, forward_rules()), (AFTER, after_rules())] {
+        rules.iter().for_each(|rule| batch.add_rule(MAIN, chain, Place::Last, rule));
     }
-    // What comes later may look at the whole mark.
-    add(batch, AFTER, &rule().mark(MARK, Is::NotEqual, 0).clear_mark_bits(MARK));
 }
 
-/// The administrator's chain, first of all. What it accepts is to pass other tables too, so it is marked meanwhile.
+/// The administrator's chain, first of all.
 fn make_admin_chain(batch: &mut Batch, chain: &str) {
     batch.add_chain(MAIN, chain, Exists::Fine, "for the administrator: never changed by cni-bridge");
-    let rules = [rule().set_mark_bits(MARK), rule().jump(chain), rule().clear_mark_bits(MARK)];
-    for rule in rules.iter().rev() {
+    for rule in admin_rules(chain).iter().rev() {
         batch.add_rule(MAIN, FORWARD, Place::First, rule);
     }
 }
@@ -157,13 +204,26 @@ pub fn is_protected(socket: &mut NftSocket, bridge: &str, policy: Policy) -> Res
     Ok(true)
 }
 
-/// The chains of administrators that packets pass.
+/// The chains of administrators that packets pass, each once: two ADDs at once may both have led there.
 ///
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn admin_chains(socket: &mut NftSocket) -> Result<Vec<String>, Error> {
-    let all = socket.rules(MAIN, FORWARD)?.into_iter().flat_map(|rule| rule.leads_to);
-    Ok(all.filter(|chain| chain != ISOLATION).collect())
+    Ok(once(led_to(&socket.rules(MAIN, FORWARD)?)))
+}
+
+fn led_to(forward: &[FoundRule]) -> Vec<String> {
+    forward.iter().flat_map(|rule| rule.leads_to.clone()).filter(|chain| chain != ISOLATION).collect()
+}
+
+fn once(all: Vec<String>) -> Vec<String> {
+    let mut chains: Vec<String> = Vec::new();
+    for chain in all {
+        if !chains.contains(&chain) {
+            chains.push(chain);
+        }
+    }
+    chains
 }
 
 /// Removes everything, once no pod is left; not if an administrator has written something.
