@@ -7,6 +7,7 @@ use std::time::SystemTime;
 use crate::ipam::{self, index, resolv_conf, store};
 use crate::plugin::flannel::delegate::{Delegated, Known};
 use crate::plugin::flannel::subnet::Subnet;
+use crate::plugin::owner::Owner;
 use crate::plugin::{Call, bandwidth, bridge, firewall, portmap, static_ipam, tuning};
 use crate::spec::{Attachment, Config, Environment, Error, NetConfList, Success, Verb, Version, conflist};
 
@@ -120,7 +121,7 @@ pub fn file(text: &[u8]) -> Result<(), Error> {
     let again = index::parse(&composed, SystemTime::UNIX_EPOCH);
     assert_eq!(composed, index::compose(&again.ips, again.origin.as_ref()), "a bug");
     drop(resolv_conf::parse(&said));
-    drop(firewall::record::Owner::read(&said));
+    drop(Owner::read(&said).map(|owner| owner.record()));
     drop(portmap::entry::Record::read(said.lines()));
     let _ = Subnet::parse(&said);
     drop(Delegated::of_note(text).map(|note| note.subnets()));

@@ -335,6 +335,14 @@ fn gc_removes_the_pods_of_this_network_that_are_not_on_the_list() {
     assert_eq!(held(), [0, 0, 2], "another interface is another attachment");
     only.gc(Some(&[]));
     assert_eq!(held(), [0, 0, 2], "another network's");
+    // Of a name longer than a comment.
+    let long = "c".repeat(245);
+    let previous = json!({"cniVersion": "1.1.0", "ips": [{"address": "10.1.1.99/24"}]});
+    assert!(call("ADD", &only.conf(0, &previous), &long, &pods[0].path()).ok);
+    only.gc(Some(&[(&long, "eth0")]));
+    assert!(node.ruleset().contains("10.1.1.99"));
+    only.gc(Some(&[]));
+    assert!(!node.ruleset().contains("10.1.1.99"));
 }
 
 // An ADD that was killed after its pod was gone, a node that was set up anew: no DEL came for the first one.

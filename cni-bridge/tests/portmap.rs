@@ -60,7 +60,7 @@ fn the_node_reaches_it_by_its_addresses_and_by_its_loopback() {
     // The kernel lets nothing from ::1 out: refused, and not waited for.
     let refusal = std::net::TcpStream::connect(("::1", TCP)).unwrap_err();
     assert_eq!(refusal.kind(), std::io::ErrorKind::ConnectionRefused);
-    assert_eq!(route_localnet(), "1");
+    assert_eq!(route_localnet(), "2");
     chain.del("a", &pod.path(), &result);
     assert_eq!(route_localnet(), "0", "as it was");
 }
@@ -271,7 +271,7 @@ fn who_is_masqueraded_is_as_snat_and_masq_all_say() {
         let rules = node.ruleset();
         let count = |set: &str| rules.matches(&format!("comment \"{set} ")).count();
         assert_eq!((count("itself"), count("neighbours"), count("everybody")), (itself, itself, everybody), "{keys}");
-        assert_eq!(route_localnet(), if keys["snat"] == json!(false) { "0" } else { "1" });
+        assert_eq!(route_localnet(), if keys["snat"] == json!(false) { "0" } else { "2" });
         let listener = pod.inside(|| listen_at(80));
         assert_eq!(converse(&listener, |_| world.host.inside(|| dial("192.0.2.1", TCP))).to_string(), seen, "{keys}");
         chain.del("a", &pod.path(), &result);
@@ -308,7 +308,7 @@ fn the_loopback_of_the_node_stays_its_own() {
     // Without the guard, route_localnet would let this pass: CVE-2020-8558.
     let private = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     chain(&node, json!({}), &[mapping(TCP, "tcp")]).add("a", &pod);
-    assert_eq!(route_localnet(), "1");
+    assert_eq!(route_localnet(), "2");
     pod.ip(&["route", "add", "127.0.0.0/8", "via", "10.1.2.1", "table", "100"]);
     pod.ip(&["rule", "add", "pref", "0", "table", "100"]);
     pod.ip(&["rule", "del", "table", "local"]);

@@ -7,6 +7,7 @@
 //! | [`call`] | one call, and what a type is |
 //! | [`chain`] | the result of the plugins before this one |
 //! | [`pod`] | the pod's network namespace |
+//! | [`owner`] | whose something in nf_tables is |
 //! | [`delegate`] | calling a plugin of another vendor |
 
 pub mod bandwidth;
@@ -18,6 +19,7 @@ pub mod firewall;
 pub mod flannel;
 pub mod host_local;
 pub mod loopback;
+pub mod owner;
 pub mod pod;
 pub mod portmap;
 pub mod reference;

@@ -24,6 +24,7 @@ pub fn sysctl(key: &str, value: &str) {
     std::fs::write(format!("/proc/sys/net/{key}"), value).unwrap_or_else(|error| panic!("{key}: {error}"));
 }
 
+/// 2 is what ours writes, 1 what others do.
 pub fn route_localnet() -> String {
     std::fs::read_to_string("/proc/sys/net/ipv4/conf/br0/route_localnet").unwrap().trim().to_owned()
 }

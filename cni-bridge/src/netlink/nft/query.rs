@@ -3,7 +3,7 @@
 use netlink_packet_core::{NLM_F_DUMP, NLM_F_DUMP_INTR};
 use nix::errno::Errno;
 
-use super::chain::Table;
+use super::chain::{Family, Table};
 use super::encoder::{Attributes, GENERIC_HEADER, message, read_comment};
 use super::{NftSocket, tables_kind};
 use crate::netlink::Error;
@@ -110,6 +110,16 @@ impl NftSocket {
         let found = self.one(&doing, libc::NFT_MSG_GETTABLE, table, |ask| ask.text(TABLE_NAME, table.name))?;
         let flags = found.as_deref().and_then(|found| find(found, TABLE_FLAGS)).and_then(|bytes| bytes.try_into().ok());
         Ok(u32::from_be_bytes(flags.unwrap_or_default()) & TABLE_OWNED != 0)
+    }
+
+    /// The names of all tables of a family.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked, or the tables change each time they are listed.
+    pub fn tables(&mut self, family: Family) -> Result<Vec<String>, Error> {
+        let doing = format!("list the nftables tables of family {}", family.name());
+        let found = self.list(&doing, libc::NFT_MSG_GETTABLE, Table::new(family, ""), |_| {})?;
+        Ok(found.iter().filter_map(|table| find(table, TABLE_NAME)).map(text).collect())
     }
 
     /// A chain by its name; none where it or its table is not.

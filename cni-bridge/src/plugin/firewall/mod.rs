@@ -20,9 +20,10 @@ pub mod table;
 use std::net::IpAddr;
 
 use nix::errno::Errno;
-use record::{Entry, Owner};
+use record::Entry;
 use settings::{Policy, Settings};
 
+use super::owner::Owner;
 use super::{Call, Type, chain, reference};
 use crate::netlink::nft::NftSocket;
 use crate::netlink::{RouteSocket, link, tune};
@@ -33,10 +34,6 @@ pub static TYPE: Type = Type { name: "firewall", oldest: Version::V0_4_0, add, d
 
 fn previous(call: &Call<'_>) -> Result<Success, Error> {
     chain::previous(call, "missing prevResult from earlier plugin")
-}
-
-fn owner(call: &Call<'_>) -> Owner {
-    Owner { network: call.config.name.clone(), attachment: call.attachment() }
 }
 
 /// The addresses of a result, each once: it may name one at two interfaces.
@@ -69,11 +66,11 @@ fn add(call: &Call<'_>) -> Result<Success, Error> {
     let result = previous(call)?;
     let bridge = bridge(&settings, &result)?;
     let mut socket = NftSocket::open()?;
-    record::enter(&mut socket, &Entry { owner: owner(call), ips: ips(&result), settings: &settings, bridge })?;
+    record::enter(&mut socket, &Entry { owner: Owner::of(call), ips: ips(&result), settings: &settings, bridge })?;
     if settings.policy == Policy::Isolated
         && let Err(cause) = isolate_ports(&result)
     {
-        return Err(match record::remove(&mut socket, &owner(call)) {
+        return Err(match record::remove(&mut socket, &Owner::of(call)) {
             Ok(()) => cause,
             Err(failure) => cause.with_details(format!("and undoing failed: {failure}")),
         });
@@ -105,7 +102,7 @@ fn del(call: &Call<'_>) -> Result<(), Error> {
         opened => opened?,
     };
     let ips = chain::previous_if_readable(call).map(|result| ips(&result)).unwrap_or_default();
-    let outcomes = [record::remove(&mut socket, &owner(call)), reference::remove_forward_rules(&mut socket, &ips)];
+    let outcomes = [record::remove(&mut socket, &Owner::of(call)), reference::remove_forward_rules(&mut socket, &ips)];
     Error::all(outcomes.into_iter().filter_map(Result::err).map(Error::from).collect()).map_or(Ok(()), Err)
 }
 
@@ -115,7 +112,7 @@ fn check(call: &Call<'_>) -> Result<(), Error> {
     let result = previous(call)?;
     let differs = |what: String| Err(Error::new(code::CHECK_FAILED, what));
     let mut socket = NftSocket::open()?;
-    let Some(missing) = record::missing(&mut socket, &owner(call), &ips(&result))? else {
+    let Some(missing) = record::missing(&mut socket, &Owner::of(call), &ips(&result))? else {
         // The reference may have made it.
         return match reference::has_forward_rules(&mut socket, &ips(&result))? {
             true => Ok(()),
@@ -150,7 +147,7 @@ fn gc(call: &Call<'_>) -> Result<(), Error> {
     let Some(valid) = call.config.valid_attachments()? else { return Ok(()) };
     let mut socket = NftSocket::open()?;
     let all = record::owners(&mut socket)?;
-    let is_stale = |owner: &&Owner| owner.network == call.config.name && !valid.contains(&owner.attachment);
+    let is_stale = |owner: &&Owner| owner.is_stale(&call.config.name, &valid);
     let mut failures: Vec<_> =
         all.iter().filter(is_stale).filter_map(|owner| record::remove(&mut socket, owner).err()).collect();
     failures.extend(table::remove_if_unused(&mut socket).err());

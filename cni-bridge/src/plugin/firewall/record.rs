@@ -13,47 +13,12 @@ use super::settings::{Policy, Settings};
 use super::table::{self, MAIN, RECORDS, set_of};
 use crate::netlink::Error;
 use crate::netlink::nft::rule::octets;
-use crate::netlink::nft::{Batch, COMMENT_MAX, Element, Exists, Family, FoundChain, NftSocket, Place, Rule};
-use crate::spec::Attachment;
+use crate::netlink::nft::{Batch, Element, Exists, Family, FoundChain, NftSocket, Place, Rule};
+use crate::plugin::owner::Owner;
 
 /// How often a transaction is tried that others' changes are in the way of.
 const ATTEMPTS: u32 = 10;
 const CHANGED: [Errno; 3] = [Errno::EEXIST, Errno::ENOENT, Errno::EBUSY];
-
-/// An attachment of a network.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The network's name.
-    pub network: String,
-    /// The attachment.
-    pub attachment: Attachment,
-}
-
-impl Owner {
-    fn hash(&self) -> String {
-        let Attachment { container_id, ifname } = &self.attachment;
-        format!("{:016x}", crate::plugin::hash(&[&self.network, container_id, ifname]))
-    }
-
-    /// The name of its chain.
-    fn chain(&self) -> String {
-        format!("pod-{}", self.hash())
-    }
-
-    /// How comments name it. None of its parts can have a space.
-    fn comment(&self) -> String {
-        let Attachment { container_id, ifname } = &self.attachment;
-        let comment = format!("{} {container_id} {ifname}", self.network);
-        if comment.len() > COMMENT_MAX { self.hash() } else { comment }
-    }
-
-    /// Reads a comment back; none when it was too long to be one.
-    pub fn read(comment: &str) -> Option<Owner> {
-        let mut parts = comment.split(' ').map(str::to_owned);
-        let (network, container_id, ifname) = (parts.next()?, parts.next()?, parts.next()?);
-        Some(Owner { network, attachment: Attachment { container_id, ifname } })
-    }
-}
 
 /// What a pod is entered with.
 #[derive(Debug, Clone)]
@@ -82,7 +47,7 @@ fn again(doing: &str, mut attempt: impl FnMut() -> Result<bool, Error>) -> Resul
 /// # Errors
 /// When the kernel refuses; then nothing was changed.
 pub fn enter(socket: &mut NftSocket, entry: &Entry<'_>) -> Result<(), Error> {
-    let doing = format!("let the traffic of {} pass", entry.owner.attachment.container_id);
+    let doing = format!("let the traffic of {} pass", entry.owner);
     again(&doing, || {
         let mut batch = Batch::new(&doing);
         table::prepare(socket, &mut batch, entry.settings)?;
@@ -90,7 +55,7 @@ pub fn enter(socket: &mut NftSocket, entry: &Entry<'_>) -> Result<(), Error> {
         if let Some(bridge) = entry.bridge.filter(|_| entry.settings.policy != Policy::Open) {
             table::protect(&mut batch, bridge, entry.settings.policy);
         }
-        if let Some(old) = socket.chain(RECORDS, &entry.owner.chain())? {
+        if let Some(old) = socket.chain(RECORDS, &entry.owner.record())? {
             take_out(socket, &mut batch, &old)?;
         }
         put_in(socket, &mut batch, entry)?;
@@ -99,7 +64,7 @@ pub fn enter(socket: &mut NftSocket, entry: &Entry<'_>) -> Result<(), Error> {
 }
 
 fn put_in(socket: &mut NftSocket, batch: &mut Batch, entry: &Entry<'_>) -> Result<(), Error> {
-    let (chain, comment) = (entry.owner.chain(), entry.owner.comment());
+    let (chain, comment) = (entry.owner.record(), entry.owner.to_string());
     batch.add_chain(RECORDS, &chain, Exists::Refused, &comment);
     for ip in &entry.ips {
         let element = Element { comment: comment.clone(), ..Element::of(octets(*ip)) };
@@ -141,9 +106,9 @@ fn take_out(socket: &mut NftSocket, batch: &mut Batch, record: &FoundChain) -> R
 /// # Errors
 /// When the kernel refuses.
 pub fn remove(socket: &mut NftSocket, owner: &Owner) -> Result<(), Error> {
-    let doing = format!("remove the firewall's entries of {}", owner.attachment.container_id);
+    let doing = format!("remove the firewall's entries of {owner}");
     again(&doing, || {
-        let Some(record) = socket.chain(RECORDS, &owner.chain())? else { return Ok(true) };
+        let Some(record) = socket.chain(RECORDS, &owner.record())? else { return Ok(true) };
         let mut batch = Batch::new(&doing);
         take_out(socket, &mut batch, &record)?;
         socket.commit_unless(batch, &CHANGED)
@@ -157,7 +122,7 @@ pub fn remove(socket: &mut NftSocket, owner: &Owner) -> Result<(), Error> {
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn missing(socket: &mut NftSocket, owner: &Owner, ips: &[IpAddr]) -> Result<Option<Vec<String>>, Error> {
-    let Some(record) = socket.chain(RECORDS, &owner.chain())? else { return Ok(None) };
+    let Some(record) = socket.chain(RECORDS, &owner.record())? else { return Ok(None) };
     let its = addresses(socket, &record)?;
     let lost = ips.iter().filter(|ip| !its.contains(ip));
     Ok(Some(lost.map(|ip| format!("{ip} is not in the set {} of the nftables table {MAIN}", set_of(*ip))).collect()))
@@ -168,22 +133,5 @@ pub fn missing(socket: &mut NftSocket, owner: &Owner, ips: &[IpAddr]) -> Result<
 /// # Errors
 /// When the kernel cannot be asked.
 pub fn owners(socket: &mut NftSocket) -> Result<Vec<Owner>, Error> {
-    Ok(socket.chains(RECORDS)?.iter().filter_map(|record| Owner::read(&record.comment)).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn owner(id: &str) -> Owner {
-        Owner { network: "net".into(), attachment: Attachment { container_id: id.into(), ifname: "eth0".into() } }
-    }
-
-    #[test]
-    fn a_comment_names_its_owner_unless_it_would_be_too_long() {
-        assert_eq!(Owner::read(&owner("abc").comment()), Some(owner("abc")));
-        let long = owner(&"a".repeat(COMMENT_MAX));
-        assert!(long.comment().len() <= COMMENT_MAX && Owner::read(&long.comment()).is_none());
-        assert_ne!(long.comment(), owner(&"b".repeat(COMMENT_MAX)).comment());
-    }
+    Ok(socket.chains(RECORDS)?.iter().filter_map(|record| Owner::of_record(&record.name, &record.comment)).collect())
 }

@@ -5,12 +5,14 @@ use std::os::unix::fs::MetadataExt;
 
 use nix::errno::Errno;
 
-use super::entry::{Entry, LOCALNET, Owner, Record};
+use super::entry::{ADDRESSED, EVERYBODY, Entry, ITSELF, LOCALNET, NEIGHBOURS, PORTS, Record};
 use super::hostports::Hostports;
+use super::localnet;
 use super::plan::Side;
-use crate::netlink::nft::rule::interface;
+use crate::netlink::nft::rule::{interface, interface_name};
 use crate::netlink::nft::{Batch, Element, Exists, FoundChain, NftSocket, Place, Rule};
-use crate::netlink::{self, RouteSocket, link, sysctl};
+use crate::netlink::{self, RouteSocket, link};
+use crate::plugin::owner::Owner;
 use crate::spec::{Error, code};
 
 /// How often it is tried while others change the same.
@@ -34,7 +36,7 @@ pub fn enter(socket: &mut NftSocket, owner: &Owner, sides: &[Side]) -> Result<()
             add(&mut batch, owner, side);
         }
         if socket.commit_unless(batch, &CHANGED)? {
-            return sides.iter().filter_map(|side| side.localnet.as_deref()).try_for_each(|name| localnet(name, true));
+            return sides.iter().try_for_each(|side| complete(socket, side));
         }
         for (side, missing) in sides.iter().zip(&mut missing) {
             *missing = socket.table_use(side.hostports.table())?.is_none();
@@ -49,7 +51,7 @@ fn busy(doing: String) -> Error {
 }
 
 fn add(batch: &mut Batch, owner: &Owner, side: &Side) {
-    let (table, chain) = (side.hostports.table(), owner.chain());
+    let (table, chain) = (side.hostports.table(), owner.record());
     batch.add_chain(table, &chain, Exists::Refused, &owner.to_string());
     for comment in side.record.comments() {
         batch.add_rule(table, &chain, Place::Last, &Rule::new(side.hostports.family).comment(comment));
@@ -57,9 +59,19 @@ fn add(batch: &mut Batch, owner: &Owner, side: &Side) {
     for (set, elements) in by_set(side.elements.iter().map(|(entry, element)| (entry, element.clone()))) {
         batch.add_elements(table, set, Exists::Refused, &elements);
     }
-    if let Some(name) = side.localnet.as_deref().filter(|name| !is_localnet(name)) {
+    if let Some(name) = side.localnet.as_deref().filter(|name| !localnet::is_of_another(name)) {
         batch.add_elements(table, LOCALNET, Exists::Fine, &[Element::of(interface(name))]);
     }
+}
+
+/// What follows the transaction: the node's loopback is opened last, when the table keeps from it what should not come.
+fn complete(socket: &mut NftSocket, side: &Side) -> Result<(), Error> {
+    if side.hostports.is_flushed(socket)? {
+        let mut batch = Batch::new(format!("fill the nftables table {} again", side.hostports.table()));
+        side.hostports.fill(&mut batch);
+        socket.commit(batch)?;
+    }
+    side.localnet.as_deref().map_or(Ok(()), localnet::open)
 }
 
 /// Elements together with those of the same set.
@@ -80,7 +92,7 @@ fn make_way(socket: &mut NftSocket, owner: &Owner, side: &Side) -> Result<(), Er
     let table = side.hostports.table();
     for (entry, element) in &side.elements {
         let Some(found) = socket.element(table, entry.set(), &element.key)? else { continue };
-        let Ok(other) = found.comment.parse::<Owner>() else {
+        let Some(other) = Owner::read(&found.comment) else {
             return Err(taken(entry, &found.comment, &side.hostports));
         };
         let record = record(socket, &side.hostports, &other)?.map(|(_, record)| record).unwrap_or_default();
@@ -88,6 +100,12 @@ fn make_way(socket: &mut NftSocket, owner: &Owner, side: &Side) -> Result<(), Er
             return Err(taken(entry, &other.to_string(), &side.hostports));
         }
         remove(socket, std::slice::from_ref(&side.hostports), &other)?;
+        // Where somebody has removed the record, nothing else leads to it.
+        if socket.element(table, entry.set(), &element.key)?.is_some_and(|now| now == found) {
+            let mut batch = Batch::new(format!("remove what is left of {other}"));
+            batch.delete_elements(table, entry.set(), &[Element::of(element.key.clone())]);
+            socket.commit_unless(batch, &CHANGED)?;
+        }
     }
     Ok(())
 }
@@ -155,7 +173,7 @@ pub fn record(
     hostports: &Hostports,
     owner: &Owner,
 ) -> Result<Option<(FoundChain, Record)>, netlink::Error> {
-    let name = owner.chain();
+    let name = owner.record();
     let Some(chain) = socket.chain(hostports.table(), &name)? else { return Ok(None) };
     let rules = socket.rules(hostports.table(), &name)?;
     let record = Record::read(rules.iter().map(|rule| rule.comment.as_str()));
@@ -166,7 +184,7 @@ struct Removal {
     batch: Batch,
     removed: Vec<Removed>,
     /// Interfaces whose `route_localnet` nobody needs after the table is gone.
-    localnet: Vec<(String, Hostports)>,
+    localnet: Vec<String>,
 }
 
 impl Removal {
@@ -199,6 +217,8 @@ impl Removal {
         self.batch.delete_chain_by_handle(table, chain.handle);
         if is_last {
             self.add_table(socket, hostports)?;
+        } else if record.pod.is_none() {
+            self.add_all(socket, hostports, owner)?;
         } else {
             for (set, elements) in by_set(entries.iter().map(|entry| (entry, Element::of(entry.key())))) {
                 self.batch.delete_elements(table, set, &elements);
@@ -209,36 +229,42 @@ impl Removal {
     }
 
     fn add_table(&mut self, socket: &mut NftSocket, hostports: &Hostports) -> Result<(), Error> {
-        let names = socket.elements(hostports.table(), LOCALNET)?;
-        self.localnet.extend(names.iter().map(|found| (name_of(&found.key), hostports.clone())));
+        for found in socket.elements(hostports.table(), LOCALNET)? {
+            let name = interface_name(&found.key);
+            if !localnet::is_needed(socket, &name, Some(hostports))? {
+                self.localnet.push(name);
+            }
+        }
         hostports.remove(&mut self.batch);
+        Ok(())
+    }
+
+    /// Removes the elements that say they are the pod's, by looking at all: somebody has flushed the table, and with it
+    /// what the record said.
+    fn add_all(&mut self, socket: &mut NftSocket, hostports: &Hostports, owner: &Owner) -> Result<(), Error> {
+        let (table, comment) = (hostports.table(), owner.to_string());
+        for set in [PORTS, ADDRESSED, ITSELF, NEIGHBOURS, EVERYBODY] {
+            let all = socket.elements(table, set)?.into_iter();
+            let its: Vec<Element> =
+                all.filter(|found| found.comment == comment).map(|found| Element::of(found.key)).collect();
+            if !its.is_empty() {
+                self.batch.delete_elements(table, set, &its);
+            }
+        }
         Ok(())
     }
 
     /// Says whether it was done.
     fn carry_out(self, socket: &mut NftSocket) -> Result<bool, Error> {
-        if !socket.commit_unless(self.batch, &CHANGED)? {
-            return Ok(false);
+        // First of all, for with the table goes what keeps the pods from the node's loopback; one who is killed in
+        // between leaves the record, and so the rest to the next DEL.
+        self.localnet.iter().try_for_each(|name| localnet::shut(name))?;
+        let outcome = socket.commit_unless(self.batch, &CHANGED);
+        if !matches!(outcome, Ok(true)) {
+            self.localnet.iter().try_for_each(|name| localnet::settle(socket, name))?;
         }
-        self.localnet.iter().try_for_each(|(name, hostports)| localnet_off(socket, name, hostports))?;
-        Ok(true)
+        Ok(outcome?)
     }
-}
-
-/// Switches `route_localnet` off after the table that needed it, unless a pod comes meanwhile that needs it again: that
-/// one makes its table first and switches it on then, so whoever sees the table leaves it on.
-fn localnet_off(socket: &mut NftSocket, name: &str, hostports: &Hostports) -> Result<(), Error> {
-    for _ in 0..ATTEMPTS {
-        localnet(name, false)?;
-        if socket.table_use(hostports.table())?.is_none() {
-            break;
-        }
-        localnet(name, true)?;
-        if socket.table_use(hostports.table())?.is_some() {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// Removes a table without records: two last pods went at the same time, and each left it to the other.
@@ -250,21 +276,4 @@ fn remove_empty(socket: &mut NftSocket, hostports: &Hostports) -> Result<(), Err
     let mut removal = Removal { batch, removed: Vec::new(), localnet: Vec::new() };
     removal.add_table(socket, hostports)?;
     removal.carry_out(socket).map(drop)
-}
-
-fn name_of(key: &[u8]) -> String {
-    String::from_utf8_lossy(key).trim_end_matches('\0').to_owned()
-}
-
-fn key_of(name: &str) -> String {
-    format!("ipv4/conf/{name}/route_localnet")
-}
-
-fn is_localnet(name: &str) -> bool {
-    sysctl::is(&key_of(name), "1")
-}
-
-/// Whether 127.0.0.0/8 may come and go by an interface; one that is gone needs nothing.
-fn localnet(name: &str, on: bool) -> Result<(), Error> {
-    Ok(sysctl::ensure_if_present(&key_of(name), if on { "1" } else { "0" })?)
 }

@@ -13,7 +13,6 @@ use std::str::FromStr;
 use super::settings::Protocol;
 use crate::netlink::nft::rule::{interface, octets};
 use crate::netlink::nft::set::concatenate;
-use crate::spec::Attachment;
 
 /// The map of ports at every address of the node.
 pub const PORTS: &str = "ports";
@@ -102,44 +101,6 @@ impl FromStr for Entry {
     }
 }
 
-/// Whose entries they are: the comment of each, and of the record.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Owner {
-    /// The network.
-    pub network: String,
-    /// The attachment in it.
-    pub attachment: Attachment,
-}
-
-impl Owner {
-    /// The name of its record.
-    pub fn chain(&self) -> String {
-        let Attachment { container_id, ifname } = &self.attachment;
-        format!("{RECORD}{:016x}", crate::plugin::hash(&[&self.network, container_id, ifname]))
-    }
-}
-
-/// What the name of every record begins with.
-pub const RECORD: &str = "pod-";
-
-impl fmt::Display for Owner {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.network, self.attachment.container_id, self.attachment.ifname)
-    }
-}
-
-impl FromStr for Owner {
-    type Err = ();
-
-    /// Names of networks and containers have no spaces; an interface's may not either.
-    fn from_str(text: &str) -> Result<Owner, ()> {
-        let words: Vec<_> = text.split(' ').collect();
-        let [network, container_id, ifname] = words[..] else { return Err(()) };
-        let attachment = Attachment { container_id: container_id.into(), ifname: ifname.into() };
-        Ok(Owner { network: network.into(), attachment })
-    }
-}
-
 /// A pod's record for one IP family.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Record {
@@ -207,14 +168,5 @@ mod tests {
         let comments = record.comments();
         assert_eq!(Record::read(comments.iter().map(String::as_str)), record);
         assert_eq!(Record::read(["of a later version", ""].into_iter()), Record::default());
-    }
-
-    #[test]
-    fn an_owner_reads_back_and_has_a_chain_of_its_own() {
-        let owner: Owner = "podnet abc eth0".parse().unwrap();
-        assert_eq!(owner.to_string(), "podnet abc eth0");
-        let other: Owner = "podnet abc eth1".parse().unwrap();
-        assert_ne!(owner.chain(), other.chain());
-        assert!("podnet abc".parse::<Owner>().is_err());
     }
 }

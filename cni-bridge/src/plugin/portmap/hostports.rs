@@ -52,8 +52,9 @@ use ipnetwork::{IpNetwork, Ipv4Network, Ipv6Network};
 use super::condition::Condition;
 use super::entry::{ADDRESSED, EVERYBODY, ITSELF, LOCALNET, NEIGHBOURS, PORTS};
 use super::settings::Profile;
+use crate::netlink::Error;
 use crate::netlink::nft::{
-    Base, Batch, Exists, Family, Holds, Hook, Is, Key, Kind, Place, Rule, Set, Table, Type, priority,
+    Base, Batch, Exists, Family, Holds, Hook, Is, Key, Kind, NftSocket, Place, Rule, Set, Table, Type, priority,
 };
 
 const NAME: &str = "cni-bridge-hostports";
@@ -99,6 +100,22 @@ impl Hostports {
             Hostports { family, name, mark: profile.mark, conditions: conditions.to_vec() }
         };
         [one(Family::Ip, &profile.conditions_v4), one(Family::Ip6, &profile.conditions_v6)]
+    }
+
+    /// Those that are there, of any profile. Of one that is not asked for now, the rules are not known: it is good for
+    /// removing only.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn found(socket: &mut NftSocket) -> Result<Vec<Hostports>, Error> {
+        let mut all = Vec::new();
+        for family in [Family::Ip, Family::Ip6] {
+            let is_ours =
+                |name: &String| name.strip_prefix(NAME).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+            let names = socket.tables(family)?.into_iter().filter(is_ours);
+            all.extend(names.map(|name| Hostports { family, name, mark: 0, conditions: Vec::new() }));
+        }
+        Ok(all)
     }
 
     /// The table.
@@ -216,6 +233,23 @@ impl Hostports {
             for rule in &chain.rules {
                 batch.add_rule(table, chain.name, Place::Last, rule);
             }
+        }
+    }
+
+    /// Whether somebody has removed the rules and left the table.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn is_flushed(&self, socket: &mut NftSocket) -> Result<bool, Error> {
+        Ok(socket.rules(self.table(), HOSTPORTS)?.is_empty())
+    }
+
+    /// Gives the chains their rules again.
+    pub fn fill(&self, batch: &mut Batch) {
+        let table = self.table();
+        for chain in self.chains() {
+            batch.flush_chain(table, chain.name);
+            chain.rules.iter().for_each(|rule| batch.add_rule(table, chain.name, Place::Last, rule));
         }
     }
 

@@ -7,6 +7,7 @@
 //! | [`entry`] | what is in them for one pod, and the record of it |
 //! | [`plan`](mod@plan) | what an ADD will enter |
 //! | [`attach`] | entering it, taking it back |
+//! | [`localnet`] | the switch that the node's 127.0.0.1 needs |
 //! | [`flush`] | UDP connections that go on past a change |
 //! | [`verify`] | CHECK, GC, STATUS |
 //!
@@ -19,17 +20,18 @@ pub mod condition;
 pub mod entry;
 pub mod flush;
 pub mod hostports;
+pub mod localnet;
 pub mod plan;
 pub mod settings;
 pub mod verify;
 
+use super::owner::Owner;
 use super::reference;
 use super::{Call, Type, chain};
 use crate::netlink::nft::{Family, NftSocket, Table};
 use crate::spec::{Error, Success, Version, code};
-use entry::Owner;
 use hostports::Hostports;
-use settings::{Profile, Settings};
+use settings::Settings;
 
 /// The row of this type.
 pub static TYPE: Type = Type {
@@ -41,10 +43,6 @@ pub static TYPE: Type = Type {
     gc: verify::gc,
     status: verify::status,
 };
-
-fn owner(call: &Call<'_>) -> Owner {
-    Owner { network: call.config.name.clone(), attachment: call.attachment() }
-}
 
 /// Maps the ports; the result is the one before.
 fn add(call: &Call<'_>) -> Result<Success, Error> {
@@ -63,7 +61,7 @@ pub fn map(call: &Call<'_>, previous: &Success) -> Result<(), Error> {
         return Ok(());
     }
     let sides = plan::plan(call, &settings, previous)?;
-    let owner = owner(call);
+    let owner = Owner::of(call);
     let mut socket = NftSocket::open()?;
     if let Err(cause) = attach::enter(&mut socket, &owner, &sides) {
         // A switch comes after the transaction. Where a port is another's there was none.
@@ -82,33 +80,37 @@ pub fn map(call: &Call<'_>, previous: &Success) -> Result<(), Error> {
 
 /// Removes the mappings, found by the ids alone, and what the reference left for the same attachment.
 fn del(call: &Call<'_>) -> Result<(), Error> {
-    // Of a configuration that no longer reads the tables are still the usual ones.
-    let settings = Settings::read(call.config).ok();
-    let is_asked = settings.as_ref().is_none_or(|settings| !settings.mappings.is_empty());
-    let profile = settings.map(|settings| settings.profile).unwrap_or_default();
-    let outcome = NftSocket::open().and_then(|mut socket| {
-        socket.table_use(Hostports::of(&profile)[0].table())?;
-        Ok(socket)
-    });
-    let mut socket = match outcome {
-        Ok(socket) => socket,
+    let is_asked = Settings::read(call.config).map_or(true, |settings| !settings.mappings.is_empty());
+    let outcome = NftSocket::open().and_then(|mut socket| Ok((Hostports::found(&mut socket)?, socket)));
+    let (all, mut socket) = match outcome {
+        Ok(found) => found,
         // A kernel without nf_tables never mapped anything.
         Err(_) if !is_asked => return Ok(()),
         Err(error) => return Err(error.into()),
     };
-    let outcomes = [unmap(&mut socket, &profile, &owner(call)), remove_references(&mut socket, call)];
+    let outcomes = [
+        unmap(&mut socket, &all, &Owner::of(call)),
+        remove_references(&mut socket, call),
+        shut_what_is_left(&mut socket, call, &all),
+    ];
     Error::all(outcomes.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
 
-fn unmap(socket: &mut NftSocket, profile: &Profile, owner: &Owner) -> Result<(), Error> {
-    let mut all = Hostports::of(profile).to_vec();
-    // The configuration may have been changed since.
-    let usual = Hostports::of(&Profile::default()).into_iter().filter(|usual| !all.contains(usual)).collect::<Vec<_>>();
-    all.extend(usual);
-    for removed in attach::remove(socket, &all, owner)? {
+/// From all tables: the configuration may have been changed since.
+fn unmap(socket: &mut NftSocket, all: &[Hostports], owner: &Owner) -> Result<(), Error> {
+    for removed in attach::remove(socket, all, owner)? {
         let _ = flush::removed(&removed);
     }
     Ok(())
+}
+
+/// The node's loopback, where somebody has thrown the tables away that say it is open.
+fn shut_what_is_left(socket: &mut NftSocket, call: &Call<'_>, all: &[Hostports]) -> Result<(), Error> {
+    if all.iter().any(Hostports::is_v4) {
+        return Ok(());
+    }
+    let previous = chain::previous_if_readable(call).unwrap_or_default();
+    chain::on_node(&previous).try_for_each(|interface| localnet::shut_if_left(socket, &interface.name))
 }
 
 /// The chains of the reference's iptables backend, which are `iptables-nft`'s, and the rules of its nftables backend.

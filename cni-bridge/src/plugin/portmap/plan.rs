@@ -9,8 +9,9 @@ use super::hostports::Hostports;
 use super::settings::{Mapping, Settings};
 use crate::netlink::nft::rule::octets;
 use crate::netlink::nft::set::concatenate;
-use crate::netlink::nft::{COMMENT_MAX, Element, Held};
+use crate::netlink::nft::{Element, Held};
 use crate::netlink::{RouteSocket, link, route};
+use crate::plugin::owner::Owner;
 use crate::plugin::{Call, chain};
 use crate::spec::{Error, Success};
 
@@ -32,16 +33,9 @@ pub struct Side {
 /// The plan for all families the pod has and mappings are for.
 ///
 /// # Errors
-/// When a port is mapped twice, the names are too long, or the way to the pod cannot be looked up.
+/// When a port is mapped twice, or the way to the pod cannot be looked up.
 pub fn plan(call: &Call<'_>, settings: &Settings, previous: &Success) -> Result<Vec<Side>, Error> {
-    let owner = super::owner(call).to_string();
-    // Whose an entry is must be told whole, or one pod's would be taken for another's.
-    if owner.len() > COMMENT_MAX {
-        let length = owner.len();
-        return Err(Error::config(format!(
-            "the names of network, container and interface have {length} bytes together, host ports allow {COMMENT_MAX}"
-        )));
-    }
+    let owner = Owner::of(call).to_string();
     let mut planner = Planner { call, settings, previous, owner, node: RouteSocket::open()? };
     let sides = Hostports::of(&settings.profile).map(|hostports| planner.side(hostports));
     sides.into_iter().filter_map(Result::transpose).collect()

@@ -1,13 +1,13 @@
 //! CHECK, GC and STATUS.
 
 use super::attach::{record, remove};
-use super::entry::{Owner, RECORD};
 use super::hostports::Hostports;
 use super::plan::{Side, plan};
 use super::settings::Settings;
 use crate::netlink::nft::{Held, NftSocket};
+use crate::plugin::owner::Owner;
 use crate::plugin::{Call, chain};
-use crate::spec::{Attachment, Error, code};
+use crate::spec::{Error, code};
 
 /// Compares the tables with what an ADD would have entered.
 ///
@@ -19,7 +19,7 @@ pub fn check(call: &Call<'_>) -> Result<(), Error> {
     if settings.mappings.is_empty() {
         return Ok(());
     }
-    let owner = super::owner(call);
+    let owner = Owner::of(call);
     let mut socket = NftSocket::open()?;
     plan(call, &settings, &previous)?.iter().try_for_each(|side| check_side(&mut socket, side, &owner))
 }
@@ -34,7 +34,7 @@ fn check_side(socket: &mut NftSocket, side: &Side, owner: &Owner) -> Result<(), 
         }
     }
     if record(socket, &side.hostports, owner)?.is_none() {
-        return Err(failed(format!("the chain {} of {owner} is missing", owner.chain())));
+        return Err(failed(format!("the chain {} of {owner} is missing", owner.record())));
     }
     for (entry, element) in &side.elements {
         let Some(found) = socket.element(table, entry.set(), &element.key)? else {
@@ -58,23 +58,16 @@ fn check_side(socket: &mut NftSocket, side: &Side, owner: &Owner) -> Result<(), 
 /// All that failed, as one, after all that could be done.
 pub fn gc(call: &Call<'_>) -> Result<(), Error> {
     let Some(valid) = call.config.valid_attachments()? else { return Ok(()) };
-    let all = Hostports::of(&Settings::read(call.config)?.profile);
     let mut socket = NftSocket::open()?;
     let mut failures = Vec::new();
-    for hostports in &all {
-        for chain in socket.chains(hostports.table())? {
-            if let Some(owner) = stale(&chain.name, &chain.comment, &call.config.name, &valid) {
-                failures.extend(remove(&mut socket, std::slice::from_ref(hostports), &owner).err());
-            }
+    for hostports in &Hostports::found(&mut socket)? {
+        let chains = socket.chains(hostports.table())?;
+        let owners = chains.iter().filter_map(|chain| Owner::of_record(&chain.name, &chain.comment));
+        for owner in owners.filter(|owner| owner.is_stale(&call.config.name, &valid)) {
+            failures.extend(remove(&mut socket, std::slice::from_ref(hostports), &owner).err());
         }
     }
     Error::all(failures).map_or(Ok(()), Err)
-}
-
-/// The owner of a record, if it is of this network and not on the list.
-fn stale(chain: &str, comment: &str, network: &str, valid: &[Attachment]) -> Option<Owner> {
-    let owner: Owner = comment.parse().ok().filter(|_| chain.starts_with(RECORD))?;
-    (owner.network == network && !valid.contains(&owner.attachment)).then_some(owner)
 }
 
 /// Whether an ADD could be served: the configuration is understood, and there is nf_tables.
@@ -88,18 +81,4 @@ pub fn status(call: &Call<'_>) -> Result<(), Error> {
         Hostports::of(&settings.profile).iter().try_for_each(|one| socket.table_use(one.table()).map(drop))
     };
     ask().map_err(|error: crate::netlink::Error| Error::new(code::NOT_AVAILABLE, error.to_string()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_records_of_this_network_that_are_not_listed_are_stale() {
-        let valid = [Attachment { container_id: "abc".into(), ifname: "eth0".into() }];
-        let is_stale = |chain: &str, comment: &str| stale(chain, comment, "podnet", &valid).is_some();
-        assert!(is_stale("pod-1", "podnet gone eth0") && is_stale("pod-1", "podnet abc eth1"));
-        assert!(!is_stale("pod-1", "podnet abc eth0") && !is_stale("pod-1", "other gone eth0"));
-        assert!(!is_stale("prerouting", "podnet gone eth0") && !is_stale("pod-1", ""));
-    }
 }
