@@ -205,7 +205,13 @@ fn static_limits_win_and_none_is_a_pass_through() {
     let none = with(json!({"ingressRate": 0}));
     let before = none.whose.call("ADD", &none.conf(0, &Value::Null), "a", &pod.path()).json();
     let after = none.whose.call("ADD", &none.conf(1, &before), "a", &pod.path()).json();
-    assert_eq!((before, limits()), (after, Vec::new()), "the static zero wins, and is no limit");
+    assert_eq!((&before, limits()), (&after, Vec::new()), "the static zero wins, and is no limit");
+    // After a plugin that makes no veth pair, too.
+    let bare = json!({"cniVersion": "1.1.0", "ips": []});
+    for verb in ["ADD", "CHECK"] {
+        let answer = none.whose.call(verb, &none.conf(1, &bare), "a", &pod.path());
+        assert!(answer.ok, "{verb}: {answer:?}");
+    }
 }
 
 #[test]
@@ -296,8 +302,23 @@ fn check_names_what_was_changed_since() {
             .args(["qdisc", "add", "dev", host, "root", "handle", "1:", "tbf"])
             .args("rate 8mbit burst 100000 limit 125000".split(' ')),
     );
+    // The device is there, with its limit, and nothing comes to it.
+    testkit::run(Command::new("tc").args(["filter", "delete", "dev", host, "parent", "ffff:"]));
+    assert!(check().contains(&format!("is not redirected to {ifb}")), "{}", check());
+    testkit::run(Command::new("tc").args(["qdisc", "delete", "dev", host, "ingress"]));
+    assert!(check().contains(&format!("is not redirected to {ifb}")), "{}", check());
     testkit::run(Command::new("ip").args(["link", "delete", ifb]));
     assert!(check().contains("is missing"), "{}", check());
+}
+
+#[test]
+fn the_slowest_limit_with_the_largest_burst_is_found_as_it_was_set() {
+    let node = Node::new();
+    let pod = Pod::new();
+    let limits = json!({"ingressRate": 8, "ingressBurst": 34_359_738_352_u64});
+    let chain = chain(&node, Whose::Ours, limits);
+    let result = chain.add("a", &pod);
+    chain.check("a", &pod, &result).unwrap();
 }
 
 #[test]

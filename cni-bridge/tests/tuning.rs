@@ -248,6 +248,42 @@ fn a_pod_that_is_gone_leaves_no_backup() {
     assert_eq!(backups(&node), [""; 0], "nothing can be given back from it");
 }
 
+// The file's name is the reference's, and does not tell two such attachments apart.
+#[test]
+fn what_another_attachment_of_such_a_name_had_is_not_given_to_this_one() {
+    let node = Node::new();
+    let chain = chain(&node, Whose::Ours, json!({"mtu": 1380}));
+    let pod = Pod::new();
+    let before = chain.whose.call("ADD", &chain.conf(0, &Value::Null), "a", &pod.path()).json();
+    fs::create_dir_all(data_dir(&node)).unwrap();
+    let file = data_dir(&node).join("a_eth0.json");
+    let theirs = r#"{"mtu":1200,"network":"other","attachment":{"containerID":"a","ifname":"eth0"}}"#;
+    fs::write(&file, theirs).unwrap();
+    let conf = chain.conf(1, &before);
+    assert!(chain.whose.call("DEL", &conf, "a", &pod.path()).ok);
+    assert!(pod.ip(&["link", "show", "eth0"]).contains("mtu 1500"));
+    assert_eq!(fs::read_to_string(&file).unwrap(), theirs);
+}
+
+// A directory of backups that others can write to.
+#[test]
+fn a_backup_is_never_written_through_a_link() {
+    let node = Node::new();
+    let chain = chain(&node, Whose::Ours, json!({"mtu": 1380}));
+    fs::create_dir_all(data_dir(&node)).unwrap();
+    let precious = node.dir.path().join("precious");
+    fs::write(&precious, "as it was").unwrap();
+    for name in ["@podnet@a_eth0.json", "a_eth0.json"] {
+        std::os::unix::fs::symlink(&precious, data_dir(&node).join(name)).unwrap();
+    }
+    let pod = Pod::new();
+    let result = chain.add("a", &pod);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "as it was");
+    chain.del("a", &pod.path(), &result);
+    assert_eq!(backups(&node), [""; 0]);
+    assert_eq!(fs::read_to_string(&precious).unwrap(), "as it was");
+}
+
 // Two in one list, as a network operator's file after another's.
 #[test]
 fn of_two_in_a_list_the_first_ones_values_come_back() {

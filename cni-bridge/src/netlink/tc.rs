@@ -36,6 +36,8 @@ const U32_ACTION: u16 = 7;
 const ACTION_KIND: u16 = 1;
 const ACTION_OPTIONS: u16 = 2;
 const MIRRED_PARMS: u16 = 2;
+/// The device's index in `struct tc_mirred`.
+const MIRRED_DEVICE: usize = 24;
 /// `TC_ACT_STOLEN`: the packet is somebody else's now.
 const STOLEN: u32 = 4;
 /// `TCA_EGRESS_REDIR`.
@@ -194,6 +196,20 @@ impl Device<'_> {
         self.request(doing, libc::RTM_DELQDISC, [0, parent, 0], &[]).tolerate(nothing_there)
     }
 
+    /// Whether what comes in is redirected to that device.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn redirects_to(self, to: Device<'_>, socket: &mut RouteSocket) -> Result<bool, Error> {
+        let doing = format!("list the filters of what comes in by {}", self.name);
+        let filters = match socket.dump(&self.request(doing, libc::RTM_GETTFILTER, [0, INGRESS, 0], &[])) {
+            // Nothing has filters there.
+            Err(error) if error.errno() == Some(Errno::EINVAL) => return Ok(false),
+            filters => filters?,
+        };
+        Ok(filters.iter().any(|filter| redirected_to(filter) == Some(to.index)))
+    }
+
     /// The token bucket of the device, if it has one.
     ///
     /// # Errors
@@ -208,6 +224,18 @@ impl Device<'_> {
             Err(error) => Err(error),
         }
     }
+}
+
+/// The index of the device that the first action of a u32 filter redirects packets to.
+fn redirected_to(filter: &Answer) -> Option<u32> {
+    let inside = |bytes: &[u8], wanted: u16| {
+        attributes(bytes).find(|(kind, _)| *kind == wanted).map(|(_, value)| value.to_vec())
+    };
+    let options = filter.attributes(HEADER).find(|(kind, _)| *kind == OPTIONS).map(|(_, value)| value)?;
+    let action = inside(&inside(options, U32_ACTION)?, 1)?;
+    let kind = inside(&action, ACTION_KIND).filter(|kind| text(kind) == "mirred");
+    let parameters = kind.and_then(|_| inside(&inside(&action, ACTION_OPTIONS)?, MIRRED_PARMS))?;
+    u32_at(&parameters, MIRRED_DEVICE)
 }
 
 /// The options of a u32 filter: one key that matches anything, and the packet goes to the device of that index.

@@ -54,6 +54,13 @@ impl Backup {
         backup
     }
 
+    /// Whether it says that it is another attachment's: the file of `a_b` and `c` is that of `a` and `b_c`. The
+    /// reference's says nothing.
+    pub fn is_of_another(&self, call: &Call<'_>) -> bool {
+        let is_other = |attachment: &Attachment| *attachment != call.attachment() || self.network != call.config.name;
+        self.attachment.as_ref().is_some_and(is_other)
+    }
+
     /// This backup beneath an earlier one, of another plugin in the list or of an ADD that was killed: what that
     /// one saw is the older truth.
     pub fn under(self, earlier: Option<Backup>) -> Backup {
@@ -136,7 +143,9 @@ impl File {
                 .map_err(|e| self.failed("make room for", &e))?;
         }
         let mut options = OpenOptions::new();
-        let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&self.aside);
+        // What is there already was left by one that was killed, or is a link that leads elsewhere.
+        let _ = fs::remove_file(&self.aside);
+        let opened = options.write(true).create_new(true).mode(0o600).open(&self.aside);
         let written =
             opened.and_then(|mut file| file.write_all(&text)).and_then(|()| fs::rename(&self.aside, &self.path));
         written.map_err(|error| {

@@ -112,6 +112,9 @@ fn del(call: &Call<'_>) -> Result<(), Error> {
     let file = backup::File::of(&settings::data_dir(call.config), call);
     // One that cannot be read holds nothing to give back, and must not keep a pod from being removed.
     let Some(before) = file.read().unwrap_or_default() else { return file.remove() };
+    if before.is_of_another(call) {
+        return Ok(());
+    }
     if let Some(pod) = Pod::open_if_there(call.environment) {
         let mut inside = pod.socket()?;
         let name = &call.environment.ifname;
