@@ -7,8 +7,8 @@ mod common;
 
 use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Barrier, Mutex};
 
 use cni_bridge::plugin::{self, Called};
 use common::leases::Ipam;
@@ -53,10 +53,13 @@ fn address(result: &Value) -> String {
 }
 
 /// Each worker holds up to `hold` addresses at a time, and gives the oldest back when it has more or there are none.
-/// Returns how often there were none.
+/// The first is given back when every worker has asked for that many. Returns how often there were none.
 fn lease_and_give_back(conf: &Value, total: usize, hold: usize) -> usize {
+    assert!(total >= WORKERS * hold, "{total} are too few for all workers to ask at first");
     let (register, next, exhausted) = (Register::default(), AtomicUsize::new(0), AtomicUsize::new(0));
+    let all_have_asked = Barrier::new(WORKERS);
     let work = || {
+        let mut asked = 0;
         let mut held: Vec<(String, String)> = Vec::new();
         let give_back = |held: &mut Vec<(String, String)>| {
             let (id, address) = held.remove(0);
@@ -78,6 +81,13 @@ fn lease_and_give_back(conf: &Value, total: usize, hold: usize) -> usize {
                     exhausted.fetch_add(1, Ordering::Relaxed);
                     host_local("DEL", conf, &id).unwrap();
                 }
+            }
+            asked += 1;
+            if asked == hold {
+                all_have_asked.wait();
+            }
+            if asked < hold {
+                continue;
             }
             if held.len() > hold || exhausted.load(Ordering::Relaxed) > number && !held.is_empty() {
                 give_back(&mut held);
