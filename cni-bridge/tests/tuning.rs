@@ -248,6 +248,18 @@ fn a_pod_that_is_gone_leaves_no_backup() {
     assert_eq!(backups(&node), [""; 0], "nothing can be given back from it");
 }
 
+#[test]
+fn what_cannot_be_given_back_keeps_no_pod_from_being_removed() {
+    let node = Node::new();
+    let chain = chain(&node, Whose::Ours, json!({"mtu": 1380, "txQLen": 77}));
+    let pod = Pod::new();
+    let result = chain.add("a", &pod);
+    fs::write(data_dir(&node).join("a_eth0.json"), r#"{"mtu": 99999999, "txQLen": 55}"#).unwrap();
+    assert!(chain.whose.call("DEL", &chain.conf(1, &result), "a", &pod.path()).ok);
+    assert!(pod.ip(&["link", "show", "eth0"]).contains("qlen 55"));
+    assert_eq!(backups(&node), [""; 0]);
+}
+
 // The file's name is the reference's, and does not tell two such attachments apart.
 #[test]
 fn what_another_attachment_of_such_a_name_had_is_not_given_to_this_one() {

@@ -45,7 +45,12 @@ impl Owner {
 
     /// Reads a comment; none when it is somebody else's.
     pub fn read(comment: &str) -> Option<Owner> {
-        matches!(comment.split(' ').count(), 2 | 3).then(|| Owner { comment: comment.to_owned() })
+        let is_ours = match comment.split(' ').collect::<Vec<_>>()[..] {
+            [_, hash] => hash.len() == 16 && hash.bytes().all(|digit| digit.is_ascii_hexdigit()),
+            [_, _, _] => true,
+            _ => false,
+        };
+        is_ours.then(|| Owner { comment: comment.to_owned() })
     }
 
     /// As [`Owner::read`], of the comment of a chain, if the chain is a record.
@@ -96,7 +101,11 @@ mod tests {
             assert_eq!(Owner::of_record(&other.record(), &owner.to_string()), None, "a record of another");
         }
         assert_eq!(Owner::new("podnet", &attachment("abc")).to_string(), "podnet abc eth0");
-        assert!(Owner::read("said by somebody else").is_none() && Owner::read("").is_none());
+        assert!(
+            Owner::read("said by somebody else").is_none()
+                && Owner::read("an administrator's").is_none()
+                && Owner::read("").is_none()
+        );
     }
 
     #[test]

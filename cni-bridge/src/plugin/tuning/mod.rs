@@ -119,7 +119,9 @@ fn del(call: &Call<'_>) -> Result<(), Error> {
         let mut inside = pod.socket()?;
         let name = &call.environment.ifname;
         if link::by_name(&mut inside, name)?.is_some() {
-            inside.apply(before.properties().into_iter().map(|property| set(name, property)).collect())?;
+            // What the kernel refuses now it refuses always, and the others are given back all the same. It must not
+            // keep a pod from being removed; the reference passes over it, too.
+            let _ = inside.apply(before.properties().into_iter().map(|property| set(name, property)).collect());
         }
     }
     file.remove()
