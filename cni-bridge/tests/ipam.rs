@@ -265,3 +265,16 @@ fn what_is_no_answer_is_said_to_be_the_plugins_and_not_the_configurations() {
     let refused = add("head -c 100000 /dev/zero | tr '\\0' x; exit 1").json();
     assert!((1000..2000).contains(&refused["details"].as_str().unwrap().len()), "nobody reads more");
 }
+
+#[test]
+fn a_plugin_that_talks_before_it_reads_a_long_configuration_is_heard_and_fed() {
+    let leased = Leased::new(&Value::Null);
+    let pod = Pod::new();
+    let script = r#"#!/bin/sh
+        timeout 20 sh -c 'head -c 200000 /dev/zero | tr "\0" " "' || { cat > /dev/null; echo nobody listens; exit 1; }
+        echo '{"ips": [{"address": "10.5.0.7/24"}]}'
+        cat > /dev/null"#;
+    common::script(&leased.node.dir.path().join("lease"), script);
+    let added = leased.call("ADD", &leased.conf(json!({"long": "x".repeat(200_000)})), "a", &pod.path());
+    assert!(added.ok, "{added:?}");
+}

@@ -34,6 +34,9 @@ pub fn run(name: &str, call: &Call<'_>, verb: Verb, stdin: &[u8]) -> Result<(), 
     }
 }
 
+/// What a pipe takes in without a reader, in bytes: a page at least, however many pipes there are (`pipe(7)`).
+const PIPE: usize = 4096;
+
 /// How many characters are shown of what a plugin says that is no error object.
 const SHOWN: usize = 1000;
 
@@ -93,11 +96,20 @@ impl Delegate {
         let mut command = Command::new(&self.path);
         command.env("CNI_COMMAND", verb.name()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|error| failed("start", error))?;
-        if let Some(mut pipe) = child.stdin.take() {
-            // One that does not read its configuration (as VERSION need not) says by its exit status what came of it.
-            let _ = pipe.write_all(stdin);
-        }
-        let output = child.wait_with_output().map_err(|error| failed("wait for", error))?;
+        let pipe = child.stdin.take();
+        // One that does not read its configuration (as VERSION need not) says by its exit status what came of it.
+        let feed = || pipe.map(|mut pipe| pipe.write_all(stdin));
+        let output = if stdin.len() <= PIPE {
+            drop(feed());
+            child.wait_with_output()
+        } else {
+            // It may fill the pipe of its answer before it reads: while one is written, the other has to be read.
+            std::thread::scope(|scope| {
+                scope.spawn(feed);
+                child.wait_with_output()
+            })
+        };
+        let output = output.map_err(|error| failed("wait for", error))?;
         match output.status.success() {
             true => Ok(output.stdout),
             false => Err(self.explain(&output.stdout, output.status)),
