@@ -102,6 +102,17 @@ pub fn wait_stopped(pid: i32) {
     }
 }
 
+/// Becomes root of a user namespace, by the kernel alone: the C library's functions wait for threads that the test had,
+/// and that its forked child has not.
+#[cfg(test)]
+pub fn become_root() -> io::Result<()> {
+    for number in [libc::SYS_setresgid, libc::SYS_setresuid] {
+        // SAFETY: numbers alone are given.
+        check(unsafe { libc::syscall(number, 0, 0, 0) })?;
+    }
+    Ok(())
+}
+
 /// The set of all signals blocked now; [`restore_signals`] takes it back.
 pub struct SignalMask(libc::sigset_t);
 

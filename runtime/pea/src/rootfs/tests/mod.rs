@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::OFlag;
 use nix::mount::{MsFlags, mount};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
-use nix::unistd::{Gid, Uid, pipe2, setresgid, setresuid};
+use nix::unistd::pipe2;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
@@ -134,9 +134,7 @@ impl Bundle {
         };
         child(namespaces, map, || {
             if user_namespace {
-                let (uid, gid) = (Uid::from_raw(0), Gid::from_raw(0));
-                setresgid(gid, gid, gid).expect("the group");
-                setresuid(uid, uid, uid).expect("the user");
+                process::become_root().expect("root");
             }
             let context =
                 Context { no_pivot: self.no_pivot, user_namespace, cgroup_namespace: false, cgroup: "/".into() };
