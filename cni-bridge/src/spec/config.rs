@@ -79,7 +79,10 @@ impl Config {
         if !node.exists() {
             return Ok(None);
         }
-        Success::read(&node, self.version).map(Some).map_err(|error| error.context("could not parse prevResult"))
+        node.object()
+            .and_then(|node| Success::read(&node, self.version))
+            .map(Some)
+            .map_err(|error| error.context("could not parse prevResult"))
     }
 
     /// `dns` of the network, which wins over what the IPAM says.
@@ -95,8 +98,8 @@ impl Config {
     /// # Errors
     /// [`code::DECODE`] or [`code::INVALID_CONFIG`], with the path.
     pub fn runtime(&self) -> Result<Runtime, Error> {
-        let args = self.root().get("args").get("cni");
-        let runtime = self.root().get("runtimeConfig");
+        let args = self.root().get("args").object()?.get("cni").object()?;
+        let runtime = self.root().get("runtimeConfig").object()?;
         let mut asked = Runtime::default();
         for source in [&args, &runtime] {
             for ip in source.get("ips").items()? {
@@ -157,6 +160,21 @@ mod tests {
         assert_eq!(code_of(r#"{"name": "a", "cniVersion": "2.0.0"}"#), code::INCOMPATIBLE_VERSION);
         let config = Config::parse(br#"{"NAME": "net", "Type": "bridge", "whatever": {"x": 1}}"#).unwrap();
         assert_eq!((config.name.as_str(), config.version), ("net", Version::V0_1_0));
+    }
+
+    // Go refuses it too: a result or a wish that is misspelt must not be lost in silence.
+    #[test]
+    fn what_should_be_an_object_is_not_taken_for_an_empty_one() {
+        let of = |keys: &str| Config::parse(format!(r#"{{"name": "n", {keys}}}"#).as_bytes()).unwrap();
+        let refused = of(r#""prevResult": 5"#).prev_result().unwrap_err();
+        assert_eq!(
+            (refused.code, refused.msg.as_str()),
+            (code::DECODE, "could not parse prevResult: prevResult: expected an object, found 5")
+        );
+        for keys in [r#""args": []"#, r#""args": {"cni": "x"}"#, r#""runtimeConfig": []"#] {
+            assert_eq!(of(keys).runtime().unwrap_err().code, code::DECODE, "{keys}");
+        }
+        assert!(of(r#""args": null, "runtimeConfig": {}"#).runtime().is_ok());
     }
 
     // Behaviours 48, 49, 82.

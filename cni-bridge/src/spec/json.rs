@@ -145,6 +145,17 @@ impl<'a> Node<'a> {
         Error::new(code::DECODE, format!("{}: expected {expected}, found {found}", self.path))
     }
 
+    /// This, when it is an object or absent: one that has members is not to be taken for one that has none.
+    ///
+    /// # Errors
+    /// [`code::DECODE`] when something else is here.
+    pub fn object(self) -> Result<Node<'a>, Error> {
+        match self.value {
+            None | Some(Value::Object(_)) => Ok(self),
+            Some(_) => Err(self.wrong("an object")),
+        }
+    }
+
     /// A boolean; false when absent.
     ///
     /// # Errors

@@ -24,10 +24,10 @@ impl Source {
     /// Reads `ipam.type`.
     ///
     /// # Errors
-    /// [`code::DECODE`] when it is no string, [`code::INVALID_CONFIG`] when it is a type of this binary that gives no
+    /// [`code::DECODE`] when it is no string, or `ipam` no object; [`code::INVALID_CONFIG`] when it is a type of this binary that gives no
     /// addresses: `bridge` would call itself for ever.
     pub fn read(config: &Config) -> Result<Source, Error> {
-        Ok(match config.root().get("ipam").get("type").text()? {
+        Ok(match config.root().get("ipam").object()?.get("type").text()? {
             None => Source::None,
             Some(name) if name == host_local::TYPE.name => Source::HostLocal,
             Some(name) if name != static_ipam::TYPE.name && plugin::of_name(name).is_some() => {
@@ -179,6 +179,15 @@ mod tests {
         assert_eq!(source(r#"{"Type": "host-local"}"#), Source::HostLocal);
         assert_eq!(source(r#"{"type": "whereabouts"}"#), Source::Plugin("whereabouts".into()));
         assert_eq!(source(r#"{"type": "static"}"#), Source::Plugin("static".into()));
+    }
+
+    #[test]
+    fn an_ipam_that_is_no_object_is_not_taken_for_none() {
+        for ipam in [r#""host-local""#, "[]", "5"] {
+            let config = Config::parse(format!(r#"{{"name": "n", "ipam": {ipam}}}"#).as_bytes()).unwrap();
+            let refused = Source::read(&config).unwrap_err();
+            assert_eq!((refused.code, refused.msg), (code::DECODE, format!("ipam: expected an object, found {ipam}")));
+        }
     }
 
     // It would call itself, and the reference starts processes until the node has no more.
