@@ -105,7 +105,8 @@ impl Attachment {
     fn addresses(&self) -> Result<Vec<IpAddr>> {
         let bad = |reason: String| NetworkError::Step { doing: format!("network {}", self.network.list.name), reason };
         let text = self.result.as_ref().map(Value::to_string).unwrap_or_default();
-        let result = Success::parse(text.as_bytes()).map_err(|error| bad(error.to_string()))?;
+        let version = self.network.list.version;
+        let result = Success::parse(text.as_bytes(), version).map_err(|error| bad(error.to_string()))?;
         if result.ips.is_empty() {
             return Err(bad("its plugins gave the pod no address".to_owned()).into());
         }
