@@ -13,7 +13,7 @@ use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, MsFlags, mount as mount_by_path, umount2};
 use nix::sys::stat::Mode;
 
-use super::beneath;
+use super::beneath::{self, Last};
 use super::id_map::{IdMap, Mappings, Range};
 use super::option::Options;
 use crate::error::{Error, ErrorKind};
@@ -97,27 +97,29 @@ impl<'a> Supply<'a> {
         Ok(Self { wanted, options, id_map })
     }
 
+    /// Where it is to be mounted, or has been. What lies below the root is an image's, and its links lead nowhere else.
+    fn target(&self, root: &Path) -> Result<OwnedFd, Error> {
+        let below = self.wanted.target.strip_prefix("/").unwrap_or(&self.wanted.target);
+        let found = match below.as_os_str().is_empty() {
+            true => open(root, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()),
+            false => beneath::directory(root).and_then(|root| beneath::find(root.as_fd(), below, Last::Follow)),
+        };
+        found.map_err(|error| Error::io(format!("root file system: find {}", root.join(below).display()), error))
+    }
+
     fn mount(&self, root: &Path) -> Result<(), Error> {
-        let target = match self.wanted.target.strip_prefix("/").unwrap_or(&self.wanted.target) {
-            below if below.as_os_str().is_empty() => root.to_owned(),
-            below => root.join(below),
-        };
-        let onto = || {
-            open(&target, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())
-                .map_err(|error| Error::io(format!("root file system: find {}", target.display()), error))
-        };
         let tree = match self.options.bind {
             Some(recursive) => self.bind(recursive.0)?,
             None => match self.make()? {
                 Some(tree) => tree,
                 None => {
-                    self.mount_in_one(&target)?;
-                    return self.change(&onto()?);
+                    self.mount_in_one(&self.target(root)?)?;
+                    return self.change(&self.target(root)?);
                 }
             },
         };
         self.change(&tree)?;
-        mount::attach(tree.as_fd(), onto()?.as_fd()).map_err(|error| self.failure("attach", error))
+        mount::attach(tree.as_fd(), self.target(root)?.as_fd()).map_err(|error| self.failure("attach", error))
     }
 
     fn bind(&self, recursive: bool) -> Result<OwnedFd, Error> {
@@ -189,7 +191,7 @@ impl<'a> Supply<'a> {
     }
 
     /// By mount(2), for a kernel that cannot be told of layers one by one, and for other options that are long.
-    fn mount_in_one(&self, target: &Path) -> Result<(), Error> {
+    fn mount_in_one(&self, target: &OwnedFd) -> Result<(), Error> {
         let value = self.options.value("lowerdir").unwrap_or_default();
         let mut layers = self.layers()?;
         let common = common_directory(&split_layers(value)).filter(|_| layers.trees.is_empty());
@@ -206,7 +208,8 @@ impl<'a> Supply<'a> {
         };
         let data = self.options.data.iter().map(option).collect::<Vec<_>>().join(",");
         let (kind, source) = (Some(self.wanted.kind.as_str()), Some(self.wanted.source.as_str()));
-        mount_by_path(source, target, kind, MsFlags::empty(), Some(data.as_str()))
+        let target = format!("/proc/self/fd/{}", target.as_raw_fd());
+        mount_by_path(source, target.as_str(), kind, MsFlags::empty(), Some(data.as_str()))
             .map_err(|error| self.failure("mount", error))
     }
 

@@ -1,6 +1,7 @@
 //! Root file systems that try to have something outside of them changed, shown or hidden.
 
 use super::*;
+use crate::{RootMount, mount_root, unmount_root};
 
 #[test]
 fn a_linked_dev_proc_or_sys_is_refused_and_nothing_is_touched_where_it_leads() {
@@ -182,5 +183,38 @@ fn parameters_are_set_in_procfs_whatever_is_mounted_there() {
             error.contains("linux.sysctl: kernel.shmmni: write \"many\": the kernel takes no such value"),
             "{error}"
         );
+    });
+}
+
+/// Where a root file system is mounted in parts, one part's links do not lead the next to another place.
+#[test]
+fn parts_of_a_root_file_system_are_mounted_beneath_it() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let [root, first, outside] = ["root", "first", "outside"].map(|name| dir.path().join(name));
+    for dir in [&root, &outside, &first.join("place")] {
+        fs::create_dir_all(dir).expect("a directory");
+    }
+    fs::write(outside.join("file"), "precious").expect("a file");
+    symlink(&outside, first.join("absolute")).expect("a link");
+    symlink("../../../../outside", first.join("relative")).expect("a link");
+    symlink("/place", first.join("inner")).expect("a link");
+    let part = |kind: &str, source: &Path, target: &str, options: &[&str]| RootMount {
+        kind: kind.to_owned(),
+        source: source.to_string_lossy().into_owned(),
+        target: target.into(),
+        options: options.iter().map(|&word| word.to_owned()).collect(),
+    };
+    let whole = part("bind", &first, "", &["rbind"]);
+    on_a_machine(|| {
+        for target in ["absolute", "/relative"] {
+            let error = mount_root(&root, &[whole.clone(), part("tmpfs", "x".as_ref(), target, &[])]);
+            let error = error.expect_err(target).to_string();
+            assert!(error.contains(target) && error.contains("no such file"), "{error}");
+            assert_eq!(fs::read_to_string(outside.join("file")).expect("the file"), "precious");
+            assert_eq!(fs::read_dir(&root).expect("the root").count(), 0, "nothing is left mounted");
+        }
+        mount_root(&root, &[whole.clone(), part("tmpfs", "x".as_ref(), "inner", &["mode=0711"])]).expect("mounts");
+        assert_eq!(fs::metadata(root.join("place")).expect("the place").mode() & 0o777, 0o711);
+        unmount_root(&root).expect("unmounted");
     });
 }
