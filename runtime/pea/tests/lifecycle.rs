@@ -4,6 +4,7 @@
 mod common;
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -105,6 +106,17 @@ fn list_names_every_container_and_its_state() {
     assert_eq!(testkit::output(&mut bundle.pea(&["--rootless", "auto", "list", "-q"])), bundle.id, "as runc's");
     let table = testkit::output(&mut bundle.pea(&["list"]));
     assert!(table.contains("STATUS") && table.contains("running"), "{table}");
+}
+
+/// Its variables are often secrets, and users of the machine may learn its id.
+#[test]
+fn what_is_kept_of_a_container_is_no_other_users() {
+    let bundle = Bundle::running();
+    testkit::run(&mut bundle.pea(&["update", "--pids-limit", "100", &bundle.id]));
+    for name in ["config.json", "state.json"] {
+        let mode = fs::metadata(bundle.state_root().join(&bundle.id).join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
 }
 
 #[test]

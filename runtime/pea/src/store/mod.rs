@@ -247,7 +247,7 @@ impl Container {
         let broken = |error| Error::internal(format!("{}: {error}", path.display()));
         let mut spec = serde_json::from_slice(&text).map_err(broken)?;
         change(&mut spec);
-        replace(&path, &serde_json::to_vec(&spec).map_err(broken)?)
+        replace_with_mode(&path, &serde_json::to_vec(&spec).map_err(broken)?, FILE_MODE)
     }
 
     /// Removes the directory; content with there being none.
@@ -276,10 +276,12 @@ fn remove_dir(dir: &Path) -> Result<(), Error> {
     for name in FILES {
         let _ = fs::remove_file(dir.join(name));
     }
-    match fs::remove_dir(dir) {
-        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => {
-            fs::remove_dir_all(dir).map_err(|error| Error::io(format!("remove {}", dir.display()), error))
-        }
+    let removed = match fs::remove_dir(dir) {
+        Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => fs::remove_dir_all(dir),
+        removed => removed,
+    };
+    match removed {
+        // Another deletion may be at the same.
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(Error::io(format!("remove {}", dir.display()), error))
         }
@@ -312,6 +314,9 @@ pub fn ids(root: &Path) -> Result<Vec<String>, Error> {
 /// Users of a container get at what is for them in it (its socket for sd_notify), and see nothing else.
 const DIRECTORY_MODE: u32 = 0o711;
 
+/// Whoever knows an id could read what he may: and the variables in a specification are often secrets.
+const FILE_MODE: u32 = 0o600;
+
 /// More often than that nobody is in the way by chance.
 const ATTEMPTS: u32 = 100;
 
@@ -322,9 +327,13 @@ fn make_dir(path: &Path) -> Result<(), Error> {
 
 /// Writes a file that is there whole or not at all.
 pub fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
+    replace_with_mode(path, content, 0o644)
+}
+
+fn replace_with_mode(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let temporary = path.with_file_name(format!(".{name}.{}", std::process::id()));
-    let written = write_plainly(&temporary, content).and_then(|()| fs::rename(&temporary, path));
+    let written = write_plainly(&temporary, content, mode).and_then(|()| fs::rename(&temporary, path));
     written.map_err(|error| {
         let _ = fs::remove_file(&temporary);
         Error::io(format!("write {}", path.display()), error)
@@ -333,11 +342,31 @@ pub fn replace(path: &Path, content: &[u8]) -> Result<(), Error> {
 
 /// Writes a file at its place.
 fn write(path: &Path, content: &[u8]) -> Result<(), Error> {
-    write_plainly(path, content).map_err(|error| Error::io(format!("write {}", path.display()), error))
+    write_plainly(path, content, FILE_MODE).map_err(|error| Error::io(format!("write {}", path.display()), error))
 }
 
-fn write_plainly(path: &Path, content: &[u8]) -> io::Result<()> {
+fn write_plainly(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     let mut options = File::options();
-    options.write(true).create(true).truncate(true).mode(0o644).custom_flags(libc::O_NOFOLLOW);
+    options.write(true).create(true).truncate(true).mode(mode).custom_flags(libc::O_NOFOLLOW);
     options.open(path)?.write_all(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    #[test]
+    fn two_may_remove_the_same_directory() {
+        let scratch = testkit::scratch();
+        for round in 0..300 {
+            let dir = scratch.path().join(round.to_string());
+            fs::create_dir_all(dir.join("notify")).expect("a directory");
+            let removed = thread::scope(|scope| {
+                [(); 2].map(|()| scope.spawn(|| remove_dir(&dir))).map(|thread| thread.join().expect("no panic"))
+            });
+            assert!(removed.iter().all(Result::is_ok) && !dir.exists(), "{removed:?}");
+        }
+    }
 }
