@@ -4,11 +4,13 @@
 mod common;
 
 use std::fs;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::io::Write;
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::process::{Command, Stdio};
 
 use common::{Bundle, stderr, stdout};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use serde_json::{Value, json};
 
@@ -23,6 +25,28 @@ fn flags_may_be_spelt_as_go_programs_take_them() {
     let done = testkit::attempt(&mut bundle.pea(&words));
     // It has ended or not: what counts is that the words were not taken for ours.
     assert!(done.status.success() || stderr(&done).contains("not running"), "{}", stderr(&done));
+}
+
+/// As the shell's `<(...)`. What is written in pieces comes in pieces.
+#[test]
+fn a_configuration_may_come_through_a_pipe() {
+    let bundle = Bundle::shell("echo ran");
+    let mut run = bundle.pea(&["run", "--config", "pipe", &bundle.id]);
+    let pipe = bundle.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let run = run.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut writer = fs::File::options().write(true).open(&pipe).unwrap();
+    let other_end = fs::File::open(&pipe).unwrap();
+    let text = serde_json::to_vec(&bundle.spec).unwrap();
+    for piece in text.chunks(100) {
+        writer.write_all(piece).unwrap();
+        // Until it has been read: then its reader knows of this piece alone.
+        let unread = || poll(&mut [PollFd::new(other_end.as_fd(), PollFlags::POLLIN)], PollTimeout::ZERO).unwrap();
+        common::wait("the reader", || unread() == 0);
+    }
+    drop(writer);
+    let done = run.wait_with_output().unwrap();
+    assert_eq!((stdout(&done).trim(), stderr(&done).trim()), ("ran", ""));
 }
 
 #[test]

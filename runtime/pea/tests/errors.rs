@@ -79,6 +79,30 @@ fn a_broken_configuration_is_refused_with_the_place() {
 }
 
 #[test]
+fn a_value_of_a_wrong_type_is_named_by_its_key() {
+    for (pointer, value, place) in [
+        ("/process/oomScoreAdj", json!("x"), "config.json: process.oomScoreAdj: invalid type"),
+        ("/process/user", json!({"uid": -1}), "config.json: process.user.uid: invalid value"),
+        ("/mounts/1", json!({"type": "tmpfs"}), "config.json: mounts[1]: missing field `destination`"),
+        ("/linux/namespaces/0/type", json!("no"), "config.json: linux.namespaces[0].type: unknown variant `no`"),
+        ("/linux/resources", json!({"memory": {"limit": 1e30}}), "linux.resources.memory.limit: invalid type"),
+    ] {
+        let mut bundle = Bundle::idle();
+        let (above, key) = pointer.rsplit_once('/').unwrap();
+        let above = bundle.spec.pointer_mut(above).unwrap();
+        match key.parse::<usize>() {
+            Ok(index) => above[index] = value,
+            Err(_) => above[key] = value,
+        }
+        fails(&bundle, &[place]);
+    }
+    let bundle = Bundle::running();
+    fs::write(bundle.path().join("resources"), r#"{"cpu": {"shares": "x"}}"#).unwrap();
+    let done = testkit::attempt(&mut bundle.pea(&["update", "--resources", "resources", &bundle.id]));
+    assert!(stderr(&done).contains("resources of resources: cpu.shares: invalid type"), "{}", stderr(&done));
+}
+
+#[test]
 fn the_machines_own_devices_are_not_made_anew() {
     let mut bundle = Bundle::idle();
     bundle.spec["root"]["path"] = json!("/");

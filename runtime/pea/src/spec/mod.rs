@@ -4,8 +4,10 @@ mod amend;
 mod check;
 mod config;
 mod default;
+mod place;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
@@ -22,11 +24,11 @@ use config::{Config, ConfigProcess};
 use crate::cgroup::devices::Rules;
 use crate::error::Error;
 use crate::process::capability;
-use crate::small_file;
 
 /// Reads the specification in a caller's file, which comes along, and warns of what in it will not be granted.
 pub fn load_given(path: &Path) -> Result<(Spec, Vec<u8>), Error> {
-    let text = small_file::read(path)
+    // It may be a pipe, whose content comes in many pieces.
+    let text = fs::read(path)
         .map_err(|error| Error::spec(format!("bundle: read {}: {}", path.display(), crate::error::reason(&error))))?;
     Ok((parse_given(&text, path)?, text))
 }
@@ -90,14 +92,22 @@ fn decode(text: &[u8], path: &Path) -> Result<Value, Error> {
     serde_json::from_slice(text).map_err(|error| Error::spec(format!("{}: not JSON: {error}", path.display())))
 }
 
-/// By way of the text, for which there is a reader of these types already: another one would be a tenth of the program.
 fn typed<T: DeserializeOwned>(value: Value, path: &Path) -> Result<T, Error> {
-    let read = serde_json::to_vec(&value).and_then(|text| serde_json::from_slice(&text));
-    read.map_err(|error| {
-        // Where in our text it went wrong is of no use to anybody.
-        let text = error.to_string();
-        let text = text.rsplit_once(" at line ").map_or(text.as_str(), |(text, _)| text);
-        Error::spec(format!("{}: {text}", path.display()))
+    retype(&value).map_err(|why| Error::spec(format!("{}: {why}", path.display())))
+}
+
+/// Reads what was read already as a type; otherwise says which value is wrong, and why. By way of the text, for which there
+/// is a reader of these types already: another one would be a tenth of the program.
+pub fn retype<T: DeserializeOwned>(value: &Value) -> Result<T, String> {
+    let text = serde_json::to_vec(value).map_err(|error| error.to_string())?;
+    serde_json::from_slice(&text).map_err(|error| {
+        let why = error.to_string();
+        // Where in our text it went wrong is of no use to anybody but us.
+        let why = why.rsplit_once(" at line ").map_or(why.as_str(), |(why, _)| why);
+        match place::after(text.get(..error.column()).unwrap_or(&text)) {
+            place if place.is_empty() => why.to_owned(),
+            place => format!("{place}: {why}"),
+        }
     })
 }
 

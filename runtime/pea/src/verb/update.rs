@@ -69,9 +69,8 @@ pub fn update_rdt(container: &Container, cache: Option<&str>, bandwidth: Option<
 
 /// Reads resources as `update` is given them.
 pub fn parse(text: &[u8], whence: &str) -> Result<LinuxResources, Error> {
-    let wrong = |error| Error::new(ErrorKind::InvalidArgument, format!("resources of {whence}: {error}"));
-    let mut json: Json = serde_json::from_slice(text).map_err(wrong)?;
+    let wrong = |why: String| Error::new(ErrorKind::InvalidArgument, format!("resources of {whence}: {why}"));
+    let mut json: Json = serde_json::from_slice(text).map_err(|error| wrong(error.to_string()))?;
     cgroup::without_empty_pids(&mut json);
-    // By way of the text: see `spec::typed`.
-    serde_json::to_vec(&json).and_then(|text| serde_json::from_slice(&text)).map_err(wrong)
+    crate::spec::retype(&json).map_err(wrong)
 }
