@@ -39,7 +39,7 @@ impl Podman {
         testkit::run(Command::new("systemctl").args(["start", SERVICE]));
         let archive = dir.path().join("image.tar");
         testkit::run(Command::new(testkit::testdata("../scripts").join("busybox-image")).arg(&archive));
-        fs::copy(testkit::binary("pea"), dir.path().join("pea")).unwrap();
+        testkit::copy_program(testkit::binary("pea"), dir.path().join("pea"));
         fs::write(dir.path().join("policy.json"), r#"{"default": [{"type": "insecureAcceptAnything"}]}"#).unwrap();
         chown(dir.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         let podman = Self { dir };

@@ -19,7 +19,7 @@ fn the_init_runs_from_a_file_that_cannot_be_written() {
     let mut bundle = Bundle::idle();
     // A copy of its own: the other tests execute the same binary all the time.
     let own = bundle.path().join("pea");
-    fs::copy(testkit::binary("pea"), &own).unwrap();
+    testkit::copy_program(testkit::binary("pea"), &own);
     // In the container, whose process 1 is the init and has not executed the program yet: what keeps the file that it
     // runs from is the hook itself, for whom the init waits.
     let script = format!("exec 3</proc/1/exe; ({ATTEMPT}) >/dev/null 2>&1 </dev/null &");
@@ -54,7 +54,7 @@ fn no_path_leads_through_the_runtimes_descriptors() {
     let rootfs = bundle.rootfs();
     let rootfs = rootfs.to_str().unwrap();
     let path = bundle.path().to_owned();
-    fs::copy(rootfs.to_owned() + "/bin/busybox", path.join("cat")).unwrap();
+    testkit::copy_program(rootfs.to_owned() + "/bin/busybox", path.join("cat"));
     fs::write(path.join("secret"), "secret").unwrap();
     let numbers = 3..12;
     for number in numbers.clone() {

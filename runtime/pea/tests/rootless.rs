@@ -28,7 +28,7 @@ impl Rootless {
         testkit::busybox_rootfs(&dir.path().join("rootfs"));
         fs::create_dir(dir.path().join("runtime")).unwrap();
         // The user may not be able to enter where it was built.
-        fs::copy(testkit::binary("pea"), dir.path().join("pea")).unwrap();
+        testkit::copy_program(testkit::binary("pea"), dir.path().join("pea"));
         testkit::run(Command::new("chown").args(["-R", "65534:65534"]).arg(dir.path()));
         let bundle = Self { dir };
         testkit::run(&mut bundle.pea(&["spec", "--rootless"]));

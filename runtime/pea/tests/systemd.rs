@@ -358,7 +358,7 @@ fn a_user_asks_the_users_systemd() {
     let service = format!("user@{NOBODY}.service");
     systemctl(&["start", &service]);
     let bundle = Bundle::idle();
-    fs::copy(testkit::binary("pea"), bundle.path().join("pea")).unwrap();
+    testkit::copy_program(testkit::binary("pea"), bundle.path().join("pea"));
     fs::set_permissions(bundle.path(), fs::Permissions::from_mode(0o755)).unwrap();
     testkit::run(Command::new("chown").args(["-R", &format!("{NOBODY}:{NOBODY}")]).arg(bundle.path()));
     let path = bundle.path().join("config.json");

@@ -366,7 +366,7 @@ fn a_plugin_is_found_again_where_it_was() {
     let (conf, bin) = (node.dir("net.d"), node.dir("elsewhere"));
     fs::create_dir(&conf).unwrap();
     fs::create_dir(&bin).unwrap();
-    fs::copy(testkit::bin_dir().join("cni-bridge"), bin.join("hidden")).unwrap();
+    testkit::copy_program(testkit::bin_dir().join("cni-bridge"), bin.join("hidden"));
     let leases = node.dir("root/networks");
     let text = format!(
         r#"{{"cniVersion":"1.0.0","name":"n","plugins":[{{"type":"hidden","bridge":"br7","isGateway":true,

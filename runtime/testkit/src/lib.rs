@@ -57,6 +57,12 @@ pub fn testdata(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../testdata").join(name)
 }
 
+/// Copies a program that is to be executed, in a process of its own: a fork of another test in this process would hold
+/// the copy open for writing for a moment, and keep it from being executed (`ETXTBSY`).
+pub fn copy_program(from: impl AsRef<Path>, to: impl AsRef<Path>) {
+    run(Command::new("cp").arg(from.as_ref()).arg(to.as_ref()));
+}
+
 /// Fills `dir` with a root file system made of Debian's static busybox: every
 /// applet as a link in `/bin`, and the directories a container expects.
 pub fn busybox_rootfs(dir: &Path) {
@@ -65,7 +71,7 @@ pub fn busybox_rootfs(dir: &Path) {
     }
     let busybox = Path::new("/bin/busybox");
     let target = dir.join("bin/busybox");
-    fs::copy(busybox, &target).expect("busybox (Debian package busybox-static)");
+    copy_program(busybox, &target);
     fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).expect("busybox's mode");
     for applet in output(Command::new(busybox).arg("--list")).lines() {
         if applet != "busybox" {
