@@ -422,3 +422,16 @@ fn a_pid_file_that_cannot_be_written_ends_the_process() {
     assert!(!status.unwrap().success() && text.contains("no/such/dir/pid"), "{text}");
     assert!(!bundle.exec(&["ps"]).contains("sleep 1234"));
 }
+
+#[test]
+fn what_was_created_from_a_key_given_twice_is_executed_in() {
+    let bundle = Bundle::idle();
+    let mut create = bundle.pea(&["create", &bundle.id]);
+    let text = serde_json::to_string(&bundle.spec).unwrap();
+    let twice = text.replacen('{', r#"{"linux": {}, "process": {"args": ["no"]}, "#, 1);
+    fs::write(bundle.path().join("config.json"), twice).unwrap();
+    create.stdin(Stdio::null()).stdout(Stdio::null());
+    assert!(create.status().unwrap().success());
+    testkit::run(&mut bundle.pea(&["start", &bundle.id]));
+    assert_eq!(testkit::output(&mut bundle.pea(&["exec", &bundle.id, "echo", "done"])), "done");
+}

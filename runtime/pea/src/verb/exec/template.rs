@@ -1,9 +1,11 @@
 //! What a container's specification says of processes executed in it later.
 
 use std::io;
+use std::path::Path;
 
 use oci_spec::runtime::{Linux, LinuxMemoryPolicy, LinuxPersonality, LinuxSeccomp, Process};
 use serde::Deserialize;
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::error::Error;
@@ -41,14 +43,22 @@ impl Template {
             io::ErrorKind::NotFound => Error::does_not_exist(container.id()),
             _ => Error::io(format!("read {}", path.display()), error),
         })?;
+        Self::decode(&text, &path).or_else(|error| {
+            // Of a key that is there twice the last counts, as at create.
+            let plain = serde_json::from_slice::<Value>(&text).and_then(|value| serde_json::to_vec(&value));
+            plain.map_or(Err(error), |text| Self::decode(&text, &path))
+        })
+    }
+
+    fn decode(text: &[u8], path: &Path) -> Result<Self, Error> {
         let broken = |error: serde_json::Error| Error::spec(format!("{}: {error}", path.display()));
-        let config: Config<'_> = serde_json::from_slice(&text).map_err(broken)?;
+        let config: Config<'_> = serde_json::from_slice(text).map_err(broken)?;
         let mut linux: Linux = serde_json::from_str("{}").map_err(broken)?;
         if let Some(given) = config.linux {
             linux.set_seccomp(given.seccomp).set_personality(given.personality).set_memory_policy(given.memory_policy);
         }
         let process = config.process.map_or("{}", RawValue::get);
-        let process = spec::parse_process(process.as_bytes(), &path)?;
+        let process = spec::parse_process(process.as_bytes(), path)?;
         Ok(Self { process, linux })
     }
 
