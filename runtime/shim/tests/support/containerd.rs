@@ -1,7 +1,7 @@
 //! A private containerd: its own root, state, sockets and network namespace.
 
 use std::fs::{self, File};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
 use nix::sys::signal::{Signal, kill};
@@ -53,8 +53,17 @@ impl Containerd {
         let mut command = Command::new("timeout");
         // ctr hands SIGTERM on to its task, which may not care.
         command.args(["-k", "1", &DEADLINE.as_secs().to_string(), "ctr"]);
-        command.arg("-a").arg(self.dir.path().join("c.sock")).args(["-n", &self.namespace]).args(arguments);
+        command.arg("-a").arg(self.dir.path().join("c.sock")).args(["-n", &self.namespace]);
+        match arguments.strip_prefix(&["task", "exec"]) {
+            Some(rest) => command.args(["task", "exec", "--fifo-dir"]).arg(self.fifos()).args(rest),
+            None => command.args(arguments),
+        };
         command
+    }
+
+    /// Where `ctr` makes FIFOs. The default is a directory of the machine, where a detached task's stay.
+    fn fifos(&self) -> PathBuf {
+        self.dir.path().join("fifo")
     }
 
     pub fn try_ctr(&self, arguments: &[&str]) -> Output {
@@ -68,8 +77,7 @@ impl Containerd {
     /// `ctr run` on busybox's root file system; `flags` go before it.
     pub fn run(&self, flags: &[&str], id: &str, program: &[&str]) -> Command {
         let mut arguments = vec!["run", "--runtime", "io.containerd.pea.v2", "--rootfs", "--env", "PATH=/bin"];
-        // The default is a directory of the machine, where a detached task's FIFOs stay.
-        let fifos = self.dir.path().join("fifo");
+        let fifos = self.fifos();
         arguments.extend(["--fifo-dir", fifos.to_str().unwrap()]);
         arguments.extend(flags);
         let rootfs = self.dir.path().join("rootfs");
