@@ -129,8 +129,18 @@ async fn live(inheritance: &mut Inheritance) -> Result<(), Error> {
     // First of all: who comes now must not reach somebody who no longer answers.
     inheritance.unlink();
     pod.events.flush(FAREWELL).await;
+    let_answers_out().await;
     let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
     Ok(())
+}
+
+/// The call that ended the shim is not answered yet: its task goes on only now, and its answer passes through others, a
+/// turn each. To close the connection before would be a failure to whoever called.
+async fn let_answers_out() {
+    const TURNS: u32 = 64;
+    for _ in 0..TURNS {
+        tokio::task::yield_now().await;
+    }
 }
 
 /// Runs until the last client says so; or until SIGTERM, if there is nothing to look after.
