@@ -63,9 +63,7 @@ impl Type {
         let success = (self.add)(call)?;
         success.to_json(call.config.version).map_err(|cause| match (self.del)(&Call { verb: Verb::Del, ..*call }) {
             Ok(()) => cause,
-            Err(failure) => {
-                cause.clone().with_details(format!("{} and undoing failed: {}", cause.details, failure.msg))
-            }
+            Err(failure) => cause.and_failed("undoing", &failure),
         })
     }
 

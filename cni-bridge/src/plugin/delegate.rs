@@ -75,9 +75,7 @@ impl Delegate {
         });
         added.map_err(|cause| match self.call(Verb::Del, stdin) {
             Ok(_) => cause,
-            Err(failure) => {
-                cause.clone().with_details(format!("{} and its DEL failed: {}", cause.details, failure.msg))
-            }
+            Err(failure) => cause.and_failed("its DEL", &failure),
         })
     }
 

@@ -14,7 +14,7 @@ fn add(call: &Call<'_>) -> Result<Success, Error> {
     let success = (bridge::TYPE.add)(call)?;
     portmap::map(call, &success).map_err(|cause| match (bridge::TYPE.del)(&Call { verb: Verb::Del, ..*call }) {
         Ok(()) => cause,
-        Err(failure) => cause.clone().with_details(format!("{} and undoing failed: {}", cause.details, failure.msg)),
+        Err(failure) => cause.and_failed("undoing", &failure),
     })?;
     Ok(success)
 }

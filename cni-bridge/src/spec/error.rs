@@ -78,6 +78,12 @@ impl Error {
         Error { msg: format!("{doing}: {}", self.msg), ..self }
     }
 
+    /// The same error, whose details say besides that what was to follow it failed too.
+    pub fn and_failed(self, what: &str, failure: &Error) -> Error {
+        let details = format!("{} and {what} failed: {}", self.details, failure.msg);
+        self.with_details(details.trim_start())
+    }
+
     /// Several failures of one teardown as one error; `None` when there was none.
     ///
     /// A teardown does all it can before it reports, so there may be several.

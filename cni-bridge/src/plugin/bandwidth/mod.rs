@@ -70,7 +70,7 @@ fn take_back(node: &mut RouteSocket, done: Vec<Request>, cause: Error) -> Error 
     let failures = done.into_iter().rev().filter_map(|undo| node.apply(vec![undo]).err()).map(Error::from).collect();
     match Error::all(failures) {
         None => cause,
-        Some(failure) => cause.clone().with_details(format!("{} and undoing failed: {}", cause.details, failure.msg)),
+        Some(failure) => cause.and_failed("undoing", &failure),
     }
 }
 

@@ -55,9 +55,7 @@ impl Source {
                 let held = hold(call, name, &given, ip_masq);
                 held.map(|()| given).map_err(|cause| match self.del(call, ip_masq) {
                     Ok(()) => cause,
-                    Err(failure) => {
-                        cause.clone().with_details(format!("{} and undoing failed: {}", cause.details, failure.msg))
-                    }
+                    Err(failure) => cause.and_failed("undoing", &failure),
                 })
             }
         }

@@ -37,9 +37,7 @@ impl Undo {
         let failures: Vec<_> = self.0.iter().rev().map(undo).filter_map(Result::err).collect();
         match Error::all(failures) {
             None => cause,
-            Some(failure) => {
-                cause.clone().with_details(format!("{} and undoing failed: {}", cause.details, failure.msg))
-            }
+            Some(failure) => cause.and_failed("undoing", &failure),
         }
     }
 }

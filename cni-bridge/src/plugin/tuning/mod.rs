@@ -72,7 +72,7 @@ fn put_back(cause: Error, before: &[Sysctl]) -> Error {
     let failures: Vec<_> = before.iter().rev().filter_map(|old| old.write().err()).collect();
     match Error::all(failures) {
         None => cause,
-        Some(failure) => cause.clone().with_details(format!("{} and undoing failed: {}", cause.details, failure.msg)),
+        Some(failure) => cause.and_failed("undoing", &failure),
     }
 }
 
