@@ -10,18 +10,19 @@ use std::time::Duration;
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::unistd::setsid;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::Error;
 use crate::events::Publisher;
 use crate::lock::Lock;
+use crate::peers::Peers;
 use crate::pod::Pod;
 use crate::{log, server, sys};
 
 /// What the daemon tells `start` once it serves; anything else is why it does not.
 pub const READY: &str = "ready";
 
-/// How long the last answers and events may take to get out.
+/// How long clients may take to leave, and after them the last answers to get out.
 const FAREWELL: Duration = Duration::from_secs(2);
 
 /// What `start` hands to the daemon.
@@ -34,8 +35,8 @@ pub struct Inheritance {
     pub cgroup: Option<PathBuf>,
     /// The bundle the shim is started in.
     pub bundle: PathBuf,
-    /// The path of the listener, until it has been removed.
-    pub socket: Option<PathBuf>,
+    /// The path of the listener, until the pod has it.
+    pub socket: Option<Socket>,
     /// Listens already, so that a client need not wait for the daemon.
     pub listener: UnixListener,
     /// Held for life: by the pod, once it serves.
@@ -56,16 +57,23 @@ pub fn run(mut inheritance: Inheritance) -> ! {
             1
         }
     };
-    inheritance.unlink();
+    drop(inheritance);
     sys::exit_now(status)
 }
 
-impl Inheritance {
-    /// Removes the socket, once only: from then on another shim may have one of its own at the same path.
-    fn unlink(&mut self) {
-        if let Some(socket) = self.socket.take() {
-            let _ = std::fs::remove_file(socket);
-        }
+/// The path of the shim's socket. Dropping it removes the file: from then on another shim may have one there.
+pub struct Socket(PathBuf);
+
+impl Socket {
+    /// Of a socket that this process alone is to remove.
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
     }
 }
 
@@ -115,45 +123,49 @@ fn serve(inheritance: &mut Inheritance) -> Result<(), Error> {
 async fn live(inheritance: &mut Inheritance) -> Result<(), Error> {
     let events = Publisher::new(&inheritance.events, &inheritance.namespace);
     let lock = inheritance.lock.take().ok_or_else(|| Error::internal("a shim lives once"))?;
-    let pod = Pod::new(&inheritance.namespace, &inheritance.bundle, lock, events);
+    let pod = Pod::new(&inheritance.namespace, &inheritance.bundle, lock, inheritance.socket.take(), events);
+    let mut terminate = signal(SignalKind::terminate()).map_err(|source| Error::io("watch SIGTERM", source))?;
     tokio::spawn(pod.reaper.clone().reap_orphans());
     tokio::spawn(pod.clone().stay_small());
     let listener = inheritance.listener.try_clone().map_err(|source| Error::io("serve the shim's socket", source))?;
-    let mut server = server::server(&pod, listener)?;
+    let peers = Peers::default();
+    let mut server = server::server(&pod, &peers, listener)?;
     server.start().await.map_err(|error| Error::internal(format!("serve the shim's socket: {error}")))?;
     if let Some(mut ready) = inheritance.ready.take() {
         // `start` may have been killed meanwhile; that is no reason not to serve.
         let _ = ready.write_all(READY.as_bytes());
     }
-    until_the_end(&pod).await?;
-    // First of all: who comes now must not reach somebody who no longer answers.
-    inheritance.unlink();
-    pod.events.flush(FAREWELL).await;
-    let_answers_out().await;
+    let asked = until_the_end(&pod, &mut terminate).await;
+    pod.events.flush().await;
+    if asked {
+        until_the_clients_left(&peers, &mut terminate).await;
+    }
+    // Requests that are still being answered are answered before their connections are closed.
     let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
     Ok(())
 }
 
-/// The call that ended the shim is not answered yet: its task goes on only now, and its answer passes through others, a
-/// turn each. To close the connection before would be a failure to whoever called.
-async fn let_answers_out() {
-    const TURNS: u32 = 64;
-    for _ in 0..TURNS {
-        tokio::task::yield_now().await;
+/// Runs until the last client says so, or until SIGTERM, if there is nothing to look after. Returns whether a client did.
+async fn until_the_end(pod: &Pod, terminate: &mut Signal) -> bool {
+    loop {
+        tokio::select! {
+            () = pod.quitting() => return true,
+            _ = terminate.recv() => {
+                if pod.quit_if_idle() {
+                    return false;
+                }
+                log::info("SIGTERM while the pod lives: ignored");
+            }
+        }
     }
 }
 
-/// Runs until the last client says so; or until SIGTERM, if there is nothing to look after.
-async fn until_the_end(pod: &Pod) -> Result<(), Error> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(|source| Error::io("watch SIGTERM", source))?;
-    loop {
-        tokio::select! {
-            () = pod.quitting() => return Ok(()),
-            _ = terminate.recv() => {
-                if !pod.quit_if_idle() {
-                    log::info("SIGTERM while the pod lives: ignored");
-                }
-            }
-        }
+/// Whoever ended the shim must not find the connection closed beside the answer (see [`crate::peers`]). Clients that
+/// stay connected all the same are waited for a while, or until SIGTERM.
+async fn until_the_clients_left(peers: &Peers, terminate: &mut Signal) {
+    tokio::select! {
+        () = peers.gone() => {}
+        _ = terminate.recv() => {}
+        () = tokio::time::sleep(FAREWELL) => log::info("a client stays connected to a shim that ends"),
     }
 }

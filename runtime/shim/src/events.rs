@@ -24,6 +24,8 @@ const QUEUE: usize = 2048;
 const ATTEMPTS: u32 = 5;
 /// The deadline of one delivery.
 const DELIVERY: Duration = Duration::from_secs(5);
+/// How long the shim's end waits for the last events.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// An event of a task, as containerd's API has it.
 #[derive(Clone, Debug)]
@@ -119,11 +121,11 @@ impl Publisher {
         }
     }
 
-    /// Waits until everything published so far has been delivered or given up, or the deadline has passed.
-    pub async fn flush(&self, deadline: Duration) {
+    /// Waits until everything published so far has been delivered or given up, but two seconds at most.
+    pub async fn flush(&self) {
         let Some(queue) = &self.queue else { return };
         let (mark, reached) = oneshot::channel();
-        if queue.try_send(Item::Mark(mark)).is_ok() && tokio::time::timeout(deadline, reached).await.is_err() {
+        if queue.try_send(Item::Mark(mark)).is_ok() && tokio::time::timeout(FLUSH, reached).await.is_err() {
             log::error("the last events were not delivered in time");
         }
     }

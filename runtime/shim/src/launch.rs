@@ -10,7 +10,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::bootstrap::Start;
-use crate::daemon::{self, Inheritance};
+use crate::daemon::{self, Inheritance, Socket};
 use crate::error::Error;
 use crate::lock::{self, Lock};
 use crate::record;
@@ -57,7 +57,7 @@ fn fork(start: &Start, bundle: PathBuf, socket: &Path, listener: UnixListener) -
             events: start.events.clone(),
             cgroup: start.options.shim_cgroup.clone(),
             bundle,
-            socket: Some(socket.to_owned()),
+            socket: Some(Socket::new(socket.to_owned())),
             listener,
             lock: Some(lock),
             ready: Some(signal),

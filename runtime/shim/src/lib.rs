@@ -17,6 +17,7 @@ mod lock;
 mod log;
 mod mount;
 mod options;
+mod peers;
 mod pod;
 mod reap;
 mod record;

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
+use crate::daemon::Socket;
 use crate::error::Error;
 use crate::events::Publisher;
 use crate::lock::Lock;
@@ -46,6 +47,7 @@ struct Inner {
 struct Members {
     containers: BTreeMap<String, Arc<Container>>,
     sandbox: Option<Arc<Sandbox>>,
+    socket: Option<Socket>,
     /// The end is decided: the last answers and events are on their way out.
     closing: bool,
 }
@@ -67,13 +69,13 @@ pub struct Home {
 }
 
 impl Pod {
-    /// An empty pod, whose shim was started in `bundle` and holds its `lock`.
-    pub fn new(namespace: &str, bundle: &Path, lock: Lock, events: Publisher) -> Self {
+    /// An empty pod, whose shim was started in `bundle`, holds its `lock` and listens on `socket`.
+    pub fn new(namespace: &str, bundle: &Path, lock: Lock, socket: Option<Socket>, events: Publisher) -> Self {
         let inner = Inner {
             namespace: namespace.to_owned(),
             bundle: bundle.to_owned(),
             lock,
-            members: Mutex::default(),
+            members: Mutex::new(Members { socket, ..Members::default() }),
             quit: Notify::new(),
             worked: Notify::new(),
         };
@@ -157,14 +159,15 @@ impl Pod {
         self.members().expect_open()
     }
 
-    /// Ends the shim once the answer to the present request is out, if there is nothing to look
-    /// after; from then on nothing is taken in. Returns whether it ends.
+    /// Ends the shim once whoever asks for it has the answer, if there is nothing to look after. Returns whether it
+    /// ends: then nothing is taken in any more, and who comes next does not find a socket where nobody would serve him.
     pub fn quit_if_idle(&self) -> bool {
         let mut members = self.members();
         if !members.containers.is_empty() || members.sandbox.is_some() {
             return false;
         }
         members.closing = true;
+        members.socket = None;
         self.inner.quit.notify_one();
         true
     }

@@ -15,10 +15,10 @@ use containerd_shim_protos::shim_async::{Task as TaskService, create_task};
 use containerd_shim_protos::ttrpc;
 use containerd_shim_protos::types::platform::Platform;
 use containerd_shim_protos::types::task::{ProcessInfo, Status};
-use ttrpc::asynchronous::transport::Listener;
 use ttrpc::asynchronous::{Server, Service, TtrpcContext};
 
 use crate::error::Error;
+use crate::peers::Peers;
 use crate::pod::Pod;
 use crate::task::{Phase, Process};
 use crate::{options, sandbox, stats, task, wire};
@@ -26,13 +26,13 @@ use crate::{options, sandbox, stats, task, wire};
 const TASK_V3: &str = "containerd.task.v3.Task";
 const TASK_V2: &str = "containerd.task.v2.Task";
 
-/// The server of all services, on a socket that listens already.
-pub fn server(pod: &Pod, listener: UnixListener) -> Result<Server, Error> {
+/// The server of all services to all `peers`, on a socket that listens already.
+pub fn server(pod: &Pod, peers: &Peers, listener: UnixListener) -> Result<Server, Error> {
     let failed = |source| Error::io("serve the shim's socket", source);
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = tokio::net::UnixListener::from_std(listener).map_err(failed)?;
     Ok(Server::new()
-        .add_listener(Listener::from(listener))
+        .add_listener(peers.counted(listener))
         .register_service(task_services(pod))
         .register_service(create_sandbox(Arc::new(Sandboxes(pod.clone())))))
 }

@@ -532,6 +532,31 @@ fn sigterm_ends_an_idle_shim_and_no_other() {
 }
 
 #[test]
+fn a_shim_that_was_told_to_end_answers_until_its_clients_have_left() {
+    run(async {
+        let dir = testkit::scratch();
+        let address = pea_shim::client::Bootstrap::start(&binary(), dir.path(), "test", "end", dir.path()).unwrap();
+        let first = Shim::connect(&address).await.unwrap();
+        let second = Shim::connect(&address).await.unwrap();
+        let pid = first.connect_task("nobody").await.unwrap().0;
+        for client in [&first, &second] {
+            // Whoever comes second is told the same.
+            client.shutdown_sandbox("end").await.unwrap();
+        }
+        let socket = std::path::Path::new(address.strip_prefix("unix://").unwrap());
+        assert!(!socket.exists(), "a new client would reach a shim that ends");
+        drop(first);
+        for _ in 0..100 {
+            assert_eq!(second.connect_task("nobody").await.unwrap().0, pid);
+        }
+        drop(second);
+        while alive(pid) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[test]
 fn waiting_for_the_sandbox_ends_with_its_stop() {
     run(async {
         let pod = Pod::start().await;

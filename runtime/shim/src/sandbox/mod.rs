@@ -202,6 +202,8 @@ pub async fn shutdown(pod: &Pod, sandbox: &Sandbox) -> Result<(), Error> {
     if !failures.is_empty() {
         return Err(Error::internal(failures.join("; ")));
     }
+    // Once containerd has the answer it runs `delete`, and that kills a shim that has not ended yet.
+    pod.events.flush().await;
     record::remove(&pod.bundle().join(record::SANDBOX))?;
     pod.set_sandbox(None);
     pod.quit_if_idle();

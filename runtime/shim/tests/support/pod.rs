@@ -164,6 +164,8 @@ impl Pod {
     pub async fn end(self) {
         self.shim.stop_sandbox(&self.id, std::time::Duration::ZERO).await.unwrap();
         self.shim.shutdown_sandbox(&self.id).await.unwrap();
+        // The client of this test stays connected, and need not be waited for.
+        self.signal_shim(Signal::SIGTERM);
         self.nothing_left();
     }
 
