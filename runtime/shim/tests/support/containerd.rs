@@ -53,6 +53,8 @@ impl Containerd {
         let mut command = Command::new("timeout");
         // ctr hands SIGTERM on to its task, which may not care.
         command.args(["-k", "1", &DEADLINE.as_secs().to_string(), "ctr"]);
+        // From 2.2 on it says before the output that cgroup v1 will not be served for ever.
+        command.env("CONTAINERD_SUPPRESS_DEPRECATION_WARNINGS", "1");
         command.arg("-a").arg(self.dir.path().join("c.sock")).args(["-n", &self.namespace]);
         match arguments.strip_prefix(&["task", "exec"]) {
             Some(rest) => command.args(["task", "exec", "--fifo-dir"]).arg(self.fifos()).args(rest),
