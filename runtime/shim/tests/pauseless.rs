@@ -6,8 +6,8 @@
 
 mod support;
 
-use support::cri::Node;
 use support::cri::message::Message;
+use support::cri::{Node, serves_pauseless_fully, version};
 use support::pod::run;
 use support::{alive, shims_below, status_field};
 
@@ -82,7 +82,29 @@ fn a_common_pid_namespace_has_an_init_and_ends_with_the_pod() {
     });
 }
 
-/// (In the node's network, too, is what cannot be asked for: containerd 2.1.9 itself crashes over it.)
+#[test]
+fn a_pod_in_the_nodes_network_has_its_name_and_addresses_too() {
+    run(async {
+        if !serves_pauseless_fully(&version()) {
+            return testkit::skip("containerd 2.1.9 itself crashes over a pod in the node's network; 2.4 does not");
+        }
+        let Some(node) = Node::pauseless().await else { return };
+        let security = Message::new().message(1, namespaces(NODE, 1, 0));
+        let pod = node.run_pod("", |config, linux| (config, linux.message(2, security))).await.unwrap();
+        let id = node.container_in(&pod, "c", &["sleep", "1000"], namespaces(NODE, 1, 0), |config| config).await;
+        assert_eq!(node.kept_by_pea(), [id.as_str()], "the runtime's options were not handed on");
+        for namespace in ["net", "uts"] {
+            let own = std::fs::read_link(format!("/proc/thread-self/ns/{namespace}")).unwrap();
+            let theirs = said(&node, &id, &format!("readlink /proc/self/ns/{namespace}")).await;
+            assert_eq!(theirs.trim(), own.to_str().unwrap());
+        }
+        let addresses = node.of("PodSandboxStatus", &pod.id).await.text(&[1, 5, 1]);
+        assert_eq!(addresses, "", "the node's addresses are not told as the pod's");
+        node.remove(&pod).await;
+        node.clean().await;
+    });
+}
+
 #[test]
 fn a_pod_in_the_nodes_ipc_namespace_has_the_nodes_memory() {
     run(async {

@@ -299,8 +299,21 @@ pub fn version() -> String {
 
 /// Whether a containerd of that version lets the shim make sandboxes.
 pub fn serves_pauseless(version: &str) -> bool {
-    let major = |word: &str| word.trim_start_matches('v').split('.').next()?.parse::<u32>().ok();
-    version.split_whitespace().find_map(major).is_some_and(|major| major >= 2)
+    is_since(version, (2, 0))
+}
+
+/// Whether a containerd of that version serves pods without pause containers as it does others: in the node's network, and
+/// with options for the runtime. 2.1.9 crashes over the one, and cannot hand the other on.
+pub fn serves_pauseless_fully(version: &str) -> bool {
+    is_since(version, (2, 4))
+}
+
+fn is_since(version: &str, release: (u32, u32)) -> bool {
+    let release_of = |word: &str| {
+        let mut numbers = word.trim_start_matches('v').split('.').map(str::parse::<u32>);
+        Some((numbers.next()?.ok()?, numbers.next()?.ok()?))
+    };
+    version.split_whitespace().find_map(release_of).is_some_and(|found| found >= release)
 }
 
 /// Who makes the sandboxes of pods: containerd with a pause container, or (from 2.1) the shim.
@@ -312,9 +325,8 @@ pub fn sandboxer() -> String {
 
 fn configuration(dir: &Path, sandboxer: &str) -> String {
     let dir = dir.display();
-    // With a sandbox of the shim's, containerd 2.1.9 cannot hand options of this type on.
     let options = match sandboxer {
-        "shim" => String::new(),
+        "shim" if !serves_pauseless_fully(&version()) => String::new(),
         _ => format!(
             "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.pea.options]\nConfigPath = \"{dir}/runtime.toml\""
         ),
