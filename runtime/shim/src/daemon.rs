@@ -50,9 +50,10 @@ pub fn run(mut inheritance: Inheritance) -> ! {
     let status = match detach(&mut inheritance).and_then(|()| serve(&mut inheritance)) {
         Ok(()) => 0,
         Err(error) => {
-            log::error(&error);
-            if let Some(mut ready) = inheritance.ready.take() {
-                let _ = write!(ready, "{error}");
+            // One failure is one message: `start` prints what it hears.
+            match inheritance.ready.take() {
+                Some(mut ready) => drop(write!(ready, "{error}")),
+                None => log::error(&error),
             }
             1
         }

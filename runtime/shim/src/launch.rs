@@ -1,5 +1,6 @@
 //! `start`: finds the shim of the group, or brings one up.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -77,14 +78,21 @@ fn fork(start: &Start, bundle: PathBuf, socket: &Path, listener: UnixListener) -
 
 /// The group that the bundle's container belongs to. A sandbox's bundle has no `config.json`, and is its own group.
 fn group(bundle: &Path) -> Result<Option<String>, Error> {
-    #[derive(serde::Deserialize)]
-    struct Config {
-        #[serde(default)]
-        annotations: std::collections::BTreeMap<String, String>,
-    }
     let config: Option<Config> = record::read(&bundle.join("config.json"))?;
-    let annotations = config.map(|config| config.annotations).unwrap_or_default();
-    Ok(GROUPS.iter().find_map(|name| annotations.get(*name)).cloned())
+    Ok(config.and_then(Config::group))
+}
+
+/// What matters to `start` of a bundle's `config.json`.
+#[derive(serde::Deserialize)]
+pub(crate) struct Config {
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+impl Config {
+    pub(crate) fn group(self) -> Option<String> {
+        let mut annotations = self.annotations?;
+        GROUPS.iter().find_map(|name| annotations.remove(*name))
+    }
 }
 
 /// The socket's path: the same for all that belong to one group, and to nobody else.

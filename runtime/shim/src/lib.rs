@@ -8,6 +8,8 @@ pub mod bootstrap;
 pub mod cleanup;
 pub mod client;
 pub mod daemon;
+#[doc(hidden)] // for tests and fuzzing: no part of the library's interface
+pub mod dry;
 pub mod error;
 mod events;
 mod fields;

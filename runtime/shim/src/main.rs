@@ -47,12 +47,20 @@ fn run() -> Result<Vec<u8>, Error> {
     }
 }
 
+/// The most there may be on standard input: options are a few hundred bytes, and a daemon that writes for ever must not
+/// fill the memory.
+const LONGEST_INPUT: u64 = 4 << 20;
+
 /// All of standard input; a terminal is a person, who has nothing to say here.
 fn stdin() -> Result<Vec<u8>, Error> {
     let mut input = Vec::new();
-    let mut stdin = std::io::stdin();
+    let stdin = std::io::stdin();
     if !stdin.is_terminal() {
+        let mut stdin = stdin.take(LONGEST_INPUT + 1);
         stdin.read_to_end(&mut input).map_err(|source| Error::io("read standard input", source))?;
+    }
+    if input.len() as u64 > LONGEST_INPUT {
+        return Err(Error::invalid(format!("there are more than {LONGEST_INPUT} bytes on standard input")));
     }
     Ok(input)
 }

@@ -5,16 +5,12 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Stdio as Piped};
 use std::time::Duration;
 
-use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
-use containerd_shim_protos::protobuf::Message;
 use pea_shim::client::{Bootstrap, CreateTask, Error, Mount, Shim, Stdio, delete};
 use pea_shim::sandbox::SandboxOptions;
-use support::pod::{Pod, binary, exec_to_end, process, run, shell};
+use support::pod::{Pod, binary, exec_to_end, process, run, shell, start_with_events};
 use support::{alive, open_files, status_field};
 
 /// An answer within the time a client would call it one.
@@ -186,23 +182,6 @@ fn containers_that_come_and_go_leave_the_shim_as_it_was() {
         support::eventually("no child is left", || fs::read_to_string(&children).unwrap().trim().is_empty());
         pod.end().await;
     });
-}
-
-/// Starts a shim by hand, whose events go to `events`.
-fn start_with_events(bundle: &Path, id: &str, socket_dir: &Path, events: &Path) -> String {
-    let params = BootstrapParams {
-        instance_id: id.to_owned(),
-        namespace: "test".to_owned(),
-        socket_dir: Some(socket_dir.display().to_string()),
-        containerd_ttrpc_address: events.display().to_string(),
-        ..Default::default()
-    };
-    let mut start = Command::new(binary());
-    start.args(["-namespace", "test", "-id", id, "start"]).current_dir(bundle);
-    let mut start = start.stdin(Piped::piped()).stdout(Piped::piped()).spawn().unwrap();
-    start.stdin.take().unwrap().write_all(&params.write_to_bytes().unwrap()).unwrap();
-    let answer = start.wait_with_output().unwrap().stdout;
-    BootstrapResult::parse_from_bytes(&answer).unwrap().address
 }
 
 #[test]

@@ -92,7 +92,8 @@ impl TaskOptions {
         Self::from_toml(&text, &path)
     }
 
-    fn from_toml(text: &str, whence: &str) -> Result<Self, Error> {
+    /// Reads the TOML text; `whence` is how errors name it.
+    pub fn from_toml(text: &str, whence: &str) -> Result<Self, Error> {
         let keys: Keys = toml::from_str(text).map_err(|error| {
             let error = error.to_string();
             Error::invalid(format!("{whence}: {}", error.trim_end()))

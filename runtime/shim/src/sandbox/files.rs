@@ -90,7 +90,7 @@ pub fn configuration(sandbox: &Path, files: &PodFiles, task: &Path) -> Result<Op
 }
 
 /// Adds a mount for each file that the container has nothing at; how many.
-fn add(config: &mut Value, sandbox: &Path, files: &PodFiles) -> usize {
+pub fn add(config: &mut Value, sandbox: &Path, files: &PodFiles) -> usize {
     let read_only = config.pointer("/root/readonly").and_then(Value::as_bool).unwrap_or(false);
     let Some(config) = config.as_object_mut() else { return 0 };
     let Some(mounts) = config.entry("mounts").or_insert_with(|| json!([])).as_array_mut() else { return 0 };

@@ -4,7 +4,7 @@
 //! pod's IPC, UTS and network namespaces alive and no pause process is needed. Only a PID namespace
 //! wants a process of its own: a tiny [init](init).
 
-mod cri;
+pub(crate) mod cri;
 pub(crate) mod files;
 mod init;
 mod namespaces;

@@ -253,6 +253,11 @@ impl Drop for Streams {
     }
 }
 
+/// What an address says, in words; for dry runs.
+pub fn describe(address: &str) -> Result<String, Error> {
+    Address::parse(address).map(|address| format!("{address:?}"))
+}
+
 /// A pipe: the end to read, the end to write.
 fn pipe((uid, gid): Owner) -> Result<(OwnedFd, OwnedFd), Error> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(|source| Error::io("make a pipe", source))?;

@@ -1,6 +1,6 @@
 //! `Create`: from a bundle to a container whose program waits for its start.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use containerd_shim_protos::api::CreateTaskRequest;
@@ -17,6 +17,9 @@ use crate::options::TaskOptions;
 use crate::pod::Pod;
 use crate::stdio::Stdio;
 use crate::{log, mount, record, sandbox, wire};
+
+/// `.json` after it must fit into the 255 bytes of a file's name (NAME_MAX).
+const LONGEST_ID: usize = 250;
 
 /// Creates a container. What fails half-way is undone.
 pub async fn create(pod: &Pod, request: CreateTaskRequest) -> Result<i32, Error> {
@@ -38,6 +41,7 @@ pub async fn create(pod: &Pod, request: CreateTaskRequest) -> Result<i32, Error>
 /// All that the request says, checked.
 fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
     check_id(&request.id)?;
+    check_bundle(Path::new(&request.bundle))?;
     if !request.checkpoint.is_empty() {
         return Err(Error::unimplemented("restoring from a checkpoint is not served"));
     }
@@ -118,5 +122,24 @@ fn check_id(id: &str) -> Result<(), Error> {
     if id.is_empty() || id.starts_with('.') || !id.bytes().all(allowed) {
         return Err(Error::invalid(format!("{id:?} is no container id: letters, digits and _ . + - make one")));
     }
+    if id.len() > LONGEST_ID {
+        return Err(Error::invalid(format!("container id {id:?} is longer than {LONGEST_ID} bytes")));
+    }
     Ok(())
+}
+
+/// The shim's working directory is the root: a relative path would make a bundle of that.
+fn check_bundle(bundle: &Path) -> Result<(), Error> {
+    let name = bundle.display();
+    if !bundle.is_absolute() {
+        return Err(Error::invalid(format!("bundle {bundle:?} is not an absolute path")));
+    }
+    match std::fs::metadata(bundle) {
+        Ok(metadata) if metadata.is_dir() => Ok(()),
+        Ok(_) => Err(Error::invalid(format!("bundle {name} is not a directory"))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            Err(Error::not_found(format!("bundle {name} does not exist")))
+        }
+        Err(error) => Err(Error::io(format!("look at bundle {name}"), error)),
+    }
 }

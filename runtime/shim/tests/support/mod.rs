@@ -5,6 +5,7 @@
 pub mod containerd;
 pub mod cri;
 pub mod pod;
+pub mod wire;
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,8 +1,12 @@
 //! A pod without containerd: our own client, as peapod uses it.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio as Piped};
 
+use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
+use containerd_shim_protos::protobuf::Message;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pea_shim::client::{Bootstrap, CreateTask, Error, Exit, Mount, Shim, Stdio, delete};
@@ -34,13 +38,26 @@ impl Pod {
     }
 
     pub async fn with(namespaces: &[Namespace]) -> Self {
+        Self::launched(namespaces, |dir, id| Bootstrap::start(&binary(), &dir.join("bundle"), "test", id, dir).unwrap())
+            .await
+    }
+
+    /// A pod whose shim tells its events to whoever listens at `events` in its directory.
+    pub async fn telling() -> Self {
+        Self::launched(&[Namespace::Ipc, Namespace::Network, Namespace::Uts], |dir, id| {
+            start_with_events(&dir.join("bundle"), id, dir, &dir.join("events"))
+        })
+        .await
+    }
+
+    async fn launched(namespaces: &[Namespace], launch: impl FnOnce(&Path, &str) -> String) -> Self {
         let dir = testkit::scratch();
         let id = dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.').to_owned();
         for name in ["bundle", "busybox", "containers", "pea"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         testkit::busybox_rootfs(&dir.path().join("busybox"));
-        let address = Bootstrap::start(&binary(), &dir.path().join("bundle"), "test", &id, dir.path()).unwrap();
+        let address = launch(dir.path(), &id);
         let shim = Shim::connect(&address).await.unwrap();
         let options = SandboxOptions {
             hostname: if namespaces.contains(&Namespace::Uts) { "web".into() } else { String::new() },
@@ -84,11 +101,17 @@ impl Pod {
         stdio: Stdio,
         change: impl FnOnce(&mut Value),
     ) -> Result<u32, Error> {
+        let rootfs = self.prepare(name, program, stdio.terminal, change);
+        self.create_on(name, rootfs, stdio).await
+    }
+
+    /// Writes a container's bundle, and returns what its root file system is made of.
+    pub fn prepare(&self, name: &str, program: &[&str], terminal: bool, change: impl FnOnce(&mut Value)) -> Vec<Mount> {
         let bundle = self.bundle(name);
         for part in ["rootfs", "upper", "work"] {
             fs::create_dir_all(bundle.join(part)).unwrap();
         }
-        let mut config = self.config(name, program, stdio.terminal);
+        let mut config = self.config(name, program, terminal);
         change(&mut config);
         fs::write(bundle.join("config.json"), config.to_string()).unwrap();
         let options = [
@@ -96,8 +119,7 @@ impl Pod {
             format!("upperdir={}", bundle.join("upper").display()),
             format!("workdir={}", bundle.join("work").display()),
         ];
-        let rootfs = vec![Mount { kind: "overlay".into(), source: "overlay".into(), options: options.to_vec() }];
-        self.create_on(name, rootfs, stdio).await
+        vec![Mount { kind: "overlay".into(), source: "overlay".into(), options: options.to_vec() }]
     }
 
     /// Creates a container of a bundle that is written already, on that root file system.
@@ -184,6 +206,23 @@ impl Drop for Pod {
     fn drop(&mut self) {
         let _ = delete(&binary(), &self.sandbox_bundle(), "test", &self.id);
     }
+}
+
+/// Starts a shim as containerd from 2.3 does; its events go to `events`.
+pub fn start_with_events(bundle: &Path, id: &str, socket_dir: &Path, events: &Path) -> String {
+    let params = BootstrapParams {
+        instance_id: id.to_owned(),
+        namespace: "test".to_owned(),
+        socket_dir: Some(socket_dir.display().to_string()),
+        containerd_ttrpc_address: events.display().to_string(),
+        ..Default::default()
+    };
+    let mut start = Command::new(binary());
+    start.args(["-namespace", "test", "-id", id, "start"]).current_dir(bundle);
+    let mut start = start.stdin(Piped::piped()).stdout(Piped::piped()).spawn().unwrap();
+    start.stdin.take().unwrap().write_all(&params.write_to_bytes().unwrap()).unwrap();
+    let answer = start.wait_with_output().unwrap().stdout;
+    BootstrapResult::parse_from_bytes(&answer).unwrap().address
 }
 
 pub fn binary() -> PathBuf {
