@@ -41,7 +41,10 @@ pub fn options(bytes: &[u8]) -> Result<(), Error> {
         b't' => TaskOptions::from_toml(&String::from_utf8_lossy(value), "a test").map(drop),
         b'p' => options::process_of_any(Some(&any(options::PROCESS_TYPE_URL))).map(drop),
         b'u' => options::resources_of_any(Some(&any(options::RESOURCES_TYPE_URL))).map(drop),
-        b'd' => Ok(drop(options::exec_of_details(&any("")))),
+        b'd' => {
+            drop(options::exec_of_details(&any("")));
+            Ok(())
+        }
         _ => TaskOptions::from_any(Some(&any("example.Options"))).map(drop),
     }
 }
