@@ -25,6 +25,11 @@ pub const READY: &str = "ready";
 /// How long clients may take to leave, and after them the last answers to get out.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How readily the kernel ends this process for want of memory (proc_pid_oom_score_adj(5)).
+const OOM_SCORE: &str = "/proc/self/oom_score_adj";
+/// The most there is.
+const MOST_OOM_SCORE: i32 = 1000;
+
 /// What `start` hands to the daemon.
 pub struct Inheritance {
     /// containerd's namespace.
@@ -85,8 +90,11 @@ fn detach(inheritance: &mut Inheritance) -> Result<(), Error> {
         lock.sign(std::process::id()).map_err(failed)?;
     }
     if let Some(cgroup) = &inheritance.cgroup {
-        pea::cgroup::join(cgroup, std::process::id())?;
+        // One that is not there is not made: nobody would remove it. containerd's own shim does as much.
+        pea::cgroup::join(cgroup, std::process::id())
+            .map_err(|error| Error::invalid(format!("option ShimCgroup: {error}")))?;
     }
+    raise_oom_score().map_err(|source| Error::io(format!("set the shim's {OOM_SCORE}"), source))?;
     setsid().map_err(|errno| failed(errno.into()))?;
     set_child_subreaper(true).map_err(|errno| failed(errno.into()))?;
     let null = File::options().read(true).write(true).open("/dev/null").map_err(failed)?;
@@ -101,6 +109,14 @@ fn detach(inheritance: &mut Inheritance) -> Result<(), Error> {
     kept.extend(inheritance.lock.as_ref().map(|lock| lock.file().as_raw_fd()));
     kept.extend(inheritance.ready.as_ref().map(AsRawFd::as_raw_fd));
     sys::close_all_but(&kept).map_err(failed)
+}
+
+/// One more than what `start` has from its caller: where memory is short on the node, rather a pod goes than the daemon
+/// that serves all of them. Containers have what their specifications say, and with those that say nothing, this.
+fn raise_oom_score() -> io::Result<()> {
+    let inherited = std::fs::read_to_string(OOM_SCORE)?;
+    let inherited: i32 = inherited.trim().parse().map_err(io::Error::other)?;
+    std::fs::write(OOM_SCORE, (inherited + 1).min(MOST_OOM_SCORE).to_string())
 }
 
 /// containerd reads its shims' logs from a FIFO in the bundle. Opened for both directions it can be

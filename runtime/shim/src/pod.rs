@@ -62,8 +62,8 @@ impl Members {
 pub struct Home {
     /// pea's state root.
     pub pea_root: PathBuf,
-    /// Whether systemd makes the control groups.
-    pub systemd_cgroup: bool,
+    /// Whether systemd makes the control groups, if that was said.
+    pub systemd_cgroup: Option<bool>,
     /// The bundle of the sandbox, when there is one.
     pub sandbox_bundle: Option<PathBuf>,
 }
@@ -106,7 +106,7 @@ impl Pod {
         };
         Home {
             pea_root: sandbox.options.pea_root.clone().unwrap_or(root),
-            systemd_cgroup: sandbox.options.systemd_cgroup || options.systemd_cgroup,
+            systemd_cgroup: sandbox.options.systemd_cgroup.then_some(true).or(options.systemd_cgroup),
             sandbox_bundle: Some(self.bundle().to_owned()),
         }
     }

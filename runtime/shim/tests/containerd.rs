@@ -269,7 +269,8 @@ fn a_process_killed_for_want_of_memory_is_told_of_before_the_exit() {
     let program = ["sh", "-c", "head -c 200m /dev/zero | tail -n 1 > /dev/null; exit 6"];
     let heard = events_of(&containerd, &last, || {
         let done = testkit::attempt(&mut containerd.run(&["--rm", "--memory-limit", "33554432"], &id, &program));
-        assert_eq!(done.status.code(), Some(6), "{done:?}");
+        // Or the kernel, having begun, takes the shell too.
+        assert!([Some(6), Some(137)].contains(&done.status.code()), "{done:?}");
     });
     let at = |what: &str| {
         heard.find(&format!("{what} {{\"container_id\":\"{id}\"")).unwrap_or_else(|| panic!("{what}: {heard}"))

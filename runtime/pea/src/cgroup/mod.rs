@@ -55,27 +55,31 @@ pub fn kill_tree(path: &Path) -> Result<(), Error> {
 /// # Errors
 /// When none has, or the kernel refuses.
 pub fn join(path: &Path, pid: u32) -> Result<(), Error> {
-    checked(path)?;
+    if !is_below_root(path) {
+        let text = format!("cgroup {} is not an absolute path below the root", path.display());
+        return Err(Error::new(ErrorKind::InvalidArgument, text));
+    }
     let dirs: Vec<PathBuf> = dirs(path)?.into_iter().filter(|dir| dir.is_dir()).collect();
     if dirs.is_empty() {
         return Err(Error::new(ErrorKind::NotFound, format!("cgroup {} does not exist", path.display())));
     }
-    for dir in dirs {
-        write_file(&dir.join("cgroup.procs"), &pid.to_string())
-            .map_err(|error| Error::io(format!("move process {pid} into {}", dir.display()), error))?;
-    }
-    Ok(())
+    let pid = i32::try_from(pid).map_err(|_| Error::internal("not the number of a process"))?;
+    dirs.iter().try_for_each(|dir| create::join(dir, pid))
 }
 
 /// Refuses a path that is not one of a cgroup below the root: the root holds every process of the machine.
 pub(crate) fn checked(path: &Path) -> Result<(), Error> {
-    let mut components = path.components();
-    let absolute = components.next() == Some(Component::RootDir);
-    let names = components.clone().count();
-    if absolute && names > 0 && components.all(|each| matches!(each, Component::Normal(_))) {
+    if is_below_root(path) {
         return Ok(());
     }
     Err(Error::spec(format!("linux.cgroupsPath: {} is not an absolute path below the root", path.display())))
+}
+
+fn is_below_root(path: &Path) -> bool {
+    let mut components = path.components();
+    let absolute = components.next() == Some(Component::RootDir);
+    let names = components.clone().count();
+    absolute && names > 0 && components.all(|each| matches!(each, Component::Normal(_)))
 }
 
 /// The directory of the cgroup in each hierarchy. None for the empty path, which is that of a container whose cgroup

@@ -27,6 +27,10 @@ pub struct OomEvents {
     pub count: u64,
     /// Whether the cgroup is gone (with v2: or has no process any more). Nothing more will come.
     pub ended: bool,
+    /// Where the cgroup is gone, how often it has happened in the one above since this one could last be read. systemd
+    /// removes a scope as soon as its last process has ended, and the count with it; then this is all there is to tell
+    /// whether that process was killed so. Others below the one above count too.
+    pub above: u64,
 }
 
 #[derive(Debug)]
@@ -40,6 +44,8 @@ enum Source {
         dir: PathBuf,
         /// The kernel's counter when it was last read.
         seen: u64,
+        /// That of the cgroup above, which counts what happens below it, at the same time.
+        seen_above: Option<u64>,
     },
 }
 
@@ -71,8 +77,9 @@ impl OomWatch {
         for name in ["memory.events", "cgroup.events"] {
             notify::watch_modified(inotify.as_fd(), &dir.join(name)).map_err(failed)?;
         }
+        let seen_above = kills_above(&dir);
         let seen = kills(&dir).map_err(failed)?.unwrap_or(0);
-        Ok(Self { file: inotify.into(), source: Source::V2 { dir, seen } })
+        Ok(Self { file: inotify.into(), source: Source::V2 { dir, seen, seen_above } })
     }
 
     /// What has happened since it was last asked. Never waits.
@@ -88,16 +95,21 @@ impl OomWatch {
                 };
                 let ended = !dir.exists();
                 // The end is a notification too.
-                Ok(OomEvents { count: count.saturating_sub(ended.into()), ended })
+                Ok(OomEvents { count: count.saturating_sub(ended.into()), ended, above: 0 })
             }
-            Source::V2 { dir, seen } => {
+            Source::V2 { dir, seen, seen_above } => {
                 let mut buffer = [0; 4096];
                 while self.file.read(&mut buffer).is_ok_and(|length| length > 0) {}
                 let populated = value(&dir.join("cgroup.events"), "populated").map_err(failed)?;
-                let now = kills(dir).map_err(failed)?.unwrap_or(*seen);
+                // First: what happens between is told twice, and not never.
+                let now_above = kills_above(dir);
+                let Some(now) = kills(dir).map_err(failed)? else {
+                    let above = now_above.zip(*seen_above).map_or(0, |(now, seen)| now.saturating_sub(seen));
+                    return Ok(OomEvents { count: 0, ended: true, above });
+                };
                 let count = now.saturating_sub(*seen);
-                *seen = now;
-                Ok(OomEvents { count, ended: populated.unwrap_or(0) == 0 })
+                (*seen, *seen_above) = (now, now_above);
+                Ok(OomEvents { count, ended: populated.unwrap_or(0) == 0, above: 0 })
             }
         }
     }
@@ -113,6 +125,11 @@ fn kills(dir: &Path) -> io::Result<Option<u64>> {
     value(&dir.join("memory.events"), "oom_kill")
 }
 
+/// The root has no counter.
+fn kills_above(dir: &Path) -> Option<u64> {
+    kills(dir.parent()?).ok().flatten()
+}
+
 /// A value of a file of "key value" lines; none when the cgroup is gone.
 fn value(file: &Path, key: &str) -> io::Result<Option<u64>> {
     match fs::read_to_string(file) {
@@ -126,25 +143,44 @@ fn value(file: &Path, key: &str) -> io::Result<Option<u64>> {
 mod tests {
     use super::*;
 
+    fn write_events(dir: &Path, kills: u32, populated: u32) {
+        fs::write(dir.join("memory.events"), format!("low 0\noom 9\noom_kill {kills}\n")).expect("a file");
+        fs::write(dir.join("cgroup.events"), format!("populated {populated}\nfrozen 0\n")).expect("a file");
+    }
+
     #[test]
     fn kills_are_counted_from_when_it_was_last_asked() {
         let dir = testkit::scratch();
-        let events = |kills: u32, populated: u32| {
-            fs::write(dir.path().join("memory.events"), format!("low 0\noom 9\noom_kill {kills}\n")).expect("a file");
-            fs::write(dir.path().join("cgroup.events"), format!("populated {populated}\nfrozen 0\n")).expect("a file");
-        };
+        let events = |kills, populated| write_events(dir.path(), kills, populated);
         events(2, 1);
         let mut watch = OomWatch::v2(dir.path().to_owned()).expect("a watch");
-        assert_eq!(watch.read(), Ok(OomEvents { count: 0, ended: false }));
+        assert_eq!(watch.read(), Ok(OomEvents::default()));
         events(3, 1);
         let news = nix::poll::PollFd::new(watch.as_fd(), nix::poll::PollFlags::POLLIN);
         assert_eq!(nix::poll::poll(&mut [news], 1000_u16), Ok(1));
-        assert_eq!(watch.read(), Ok(OomEvents { count: 1, ended: false }));
+        assert_eq!(watch.read(), Ok(OomEvents { count: 1, ..OomEvents::default() }));
         events(4, 0);
-        assert_eq!(watch.read(), Ok(OomEvents { count: 1, ended: true }));
+        assert_eq!(watch.read(), Ok(OomEvents { count: 1, ended: true, above: 0 }));
         let path = dir.path().to_owned();
         drop(dir);
         assert!(!path.exists());
-        assert_eq!(watch.read(), Ok(OomEvents { count: 0, ended: true }));
+        assert_eq!(watch.read(), Ok(OomEvents { count: 0, ended: true, above: 0 }));
+    }
+
+    #[test]
+    fn the_cgroup_above_tells_what_the_removed_one_no_longer_can() {
+        let above = testkit::scratch();
+        let dir = above.path().join("scope");
+        fs::create_dir(&dir).expect("a directory");
+        write_events(above.path(), 5, 1);
+        write_events(&dir, 2, 1);
+        let mut watch = OomWatch::v2(dir.clone()).expect("a watch");
+        write_events(above.path(), 6, 1);
+        assert_eq!(watch.read(), Ok(OomEvents::default()), "another's, and the cgroup is there");
+        fs::remove_dir_all(&dir).expect("removed");
+        assert_eq!(watch.read(), Ok(OomEvents { count: 0, ended: true, above: 0 }), "told before");
+        write_events(above.path(), 7, 0);
+        let last = OomEvents { count: 0, ended: true, above: 1 };
+        assert_eq!([watch.read(), watch.read()], [Ok(last), Ok(last)]);
     }
 }

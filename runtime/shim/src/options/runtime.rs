@@ -27,8 +27,8 @@ const CRIU_PATH: u32 = 8;
 pub struct TaskOptions {
     /// The state root to use instead of the default one.
     pub root: Option<PathBuf>,
-    /// Let systemd make the control groups.
-    pub systemd_cgroup: bool,
+    /// Whether systemd makes the control groups; where nothing is said, `cgroupsPath` decides by its spelling.
+    pub systemd_cgroup: Option<bool>,
     /// See [`pea::CreateOptions::no_pivot`].
     pub no_pivot: bool,
     /// See [`pea::CreateOptions::no_new_keyring`].
@@ -72,7 +72,8 @@ impl TaskOptions {
         };
         Ok(Self {
             root: given(&options.root),
-            systemd_cgroup: options.systemd_cgroup,
+            // Of this type, "no" and nothing are the same.
+            systemd_cgroup: options.systemd_cgroup.then_some(true),
             no_pivot: options.no_pivot_root,
             no_new_keyring: options.no_new_keyring,
             io_owner: (options.io_uid, options.io_gid),
@@ -130,7 +131,7 @@ struct Keys {
     no_pivot_root: bool,
     root: String,
     shim_cgroup: String,
-    systemd_cgroup: bool,
+    systemd_cgroup: Option<bool>,
     #[serde(rename = "TypeUrl")]
     _type_url: String,
 }
@@ -187,7 +188,7 @@ mod tests {
         for url in [RUNC, "types.containerd.io/containerd.runc.v1.Options"] {
             let options = TaskOptions::from_any(Some(&any(url, options.write_to_bytes().unwrap()))).unwrap();
             assert_eq!(options.root.as_deref(), Some("/run/x".as_ref()));
-            assert!(options.systemd_cgroup);
+            assert_eq!(options.systemd_cgroup, Some(true));
             assert_eq!(options.io_owner, (7, 0));
             assert_eq!(options.criu_path.as_deref(), Some("/opt/criu".as_ref()));
         }
@@ -200,7 +201,7 @@ mod tests {
         let text = format!("{text}CriuPath = \"/c\"\n");
         let expected = TaskOptions {
             root: Some("/run/x".into()),
-            systemd_cgroup: true,
+            systemd_cgroup: Some(true),
             no_pivot: true,
             no_new_keyring: true,
             io_owner: (7, 8),

@@ -12,7 +12,11 @@ use super::process::{Phase, Process};
 use crate::error::Error;
 use crate::events::Publisher;
 use crate::options::TaskOptions;
+use crate::reap::Exit;
 use crate::{mount, record};
+
+/// How a process ends that the kernel kills.
+const KILLED: u32 = 128 + libc::SIGKILL as u32;
 
 /// An exec that has been registered.
 #[derive(Clone)]
@@ -92,6 +96,15 @@ impl Container {
     pub fn tell_oom(&self) {
         if let Some(oom) = self.oom.get() {
             oom.tell();
+        }
+    }
+
+    /// The same at the end of the init, before its end is told.
+    pub fn tell_last_oom(&self, exit: Exit) {
+        match self.oom.get() {
+            Some(oom) if exit.status == KILLED && !self.init.was_killed() => oom.tell_end(),
+            Some(oom) => oom.tell(),
+            None => {}
         }
     }
 

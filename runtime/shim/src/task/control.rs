@@ -20,6 +20,7 @@ pub async fn kill(pod: &Pod, id: &str, exec_id: &str, signal: u32, all: bool) ->
     let container = pod.container(id)?;
     let process = container.process(exec_id)?;
     if all && exec_id.is_empty() && matches!(process.phase(), Phase::Created | Phase::Running) {
+        process.note(signal);
         container.runtime.kill(id, signal, true)?;
     } else {
         process.signal(signal)?;

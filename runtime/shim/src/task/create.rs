@@ -47,11 +47,12 @@ fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
     }
     let options = TaskOptions::from_any(request.options.as_ref())?;
     let home = pod.home_of_tasks(&options);
-    let record = record::Task {
-        bundle: PathBuf::from(&request.bundle),
-        pea_root: home.pea_root,
-        systemd_cgroup: home.systemd_cgroup,
+    let bundle = PathBuf::from(&request.bundle);
+    let systemd_cgroup = match home.systemd_cgroup {
+        Some(said) => said,
+        None => names_a_unit(&bundle),
     };
+    let record = record::Task { bundle, pea_root: home.pea_root, systemd_cgroup };
     // Another shim's (of another daemon, say, with a namespace of the same name) is not ours to undo.
     if record.runtime().state(&request.id).is_ok() {
         let root = record.pea_root.display();
@@ -65,6 +66,30 @@ fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
     };
     let in_sandbox = home.sandbox_bundle.map(|bundle| record::task_in_sandbox(&bundle, &request.id));
     Ok(Container::new(Process::new(&request.id, "", stdio), record, in_sandbox, options))
+}
+
+/// Whether `cgroupsPath` is in systemd's spelling, `slice:prefix:name`. Whoever writes it so wants a scope; but not all can
+/// say so, for containerd 1.6, containerd 2.1.9 with sandboxes of the shim's, and nerdctl hand no options on to a runtime
+/// of this name. (runc makes a cgroup by that very name then, which nobody looks for.)
+fn names_a_unit(bundle: &Path) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Config {
+        linux: Option<Linux>,
+    }
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Linux {
+        cgroups_path: Option<String>,
+    }
+    // What is wrong with the file, pea says.
+    let config: Option<Config> = record::read(&bundle.join("config.json")).unwrap_or_default();
+    let path = config.and_then(|config| config.linux?.cgroups_path);
+    path.is_some_and(|path| is_a_unit(&path))
+}
+
+fn is_a_unit(path: &str) -> bool {
+    let parts: Vec<&str> = path.split(':').collect();
+    matches!(parts[..], [slice, _, name] if slice.ends_with(".slice") && !slice.contains('/') && !name.is_empty())
 }
 
 async fn apply(pod: &Pod, container: &Arc<Container>, request: &CreateTaskRequest) -> Result<i32, Error> {
@@ -141,5 +166,20 @@ fn check_bundle(bundle: &Path) -> Result<(), Error> {
             Err(Error::not_found(format!("bundle {name} does not exist")))
         }
         Err(error) => Err(Error::io(format!("look at bundle {name}"), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_systemds_spelling_of_a_cgroup_is_taken_for_it() {
+        for path in ["system.slice:nerdctl:x", "kubepods-burstable-pod1.slice:cri-containerd:x", "-.slice::x"] {
+            assert!(is_a_unit(path), "{path}");
+        }
+        for path in ["", "/a.slice/x", "/k8s.io/x", "a:b:c", "a.slice:b:", "/a.slice:b:c", "a.slice:b:c:d", "a.slice"] {
+            assert!(!is_a_unit(path), "{path}");
+        }
     }
 }

@@ -69,9 +69,12 @@ fn watch(pod: Pod, container: Arc<Container>, process: Arc<Process>, child: Arc<
         let exit = child.exit().await;
         if process.exec_id.is_empty() {
             end_start(&container).await;
+            // At once: systemd may be about to remove what there is to read.
+            container.tell_last_oom(exit);
             end_container(&container, &process, exit).await;
+        } else {
+            container.tell_oom();
         }
-        container.tell_oom();
         process.ended(exit);
         pod.events.publish(&Event::Exit(event::TaskExit {
             container_id: container.id.clone(),

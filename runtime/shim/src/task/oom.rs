@@ -40,7 +40,7 @@ impl Oom {
         let watching = tokio::spawn(async move {
             while let Ok(mut ready) = news.readable().await {
                 ready.clear_ready();
-                if watching.tell() {
+                if watching.tell(false) {
                     return;
                 }
             }
@@ -51,7 +51,13 @@ impl Oom {
     /// Tells of what has happened and has not been told yet. Before an exit is told, so that whoever hears of it knows
     /// the reason already: the kernel counts before it kills.
     pub fn tell(&self) {
-        self.teller.tell();
+        self.teller.tell(false);
+    }
+
+    /// The same at the end of an init that was killed by nobody we know of. Its cgroup may be gone already, with what was
+    /// counted; then what was counted in the cgroup above is taken for its reason.
+    pub fn tell_end(&self) {
+        self.teller.tell(true);
     }
 }
 
@@ -63,11 +69,11 @@ impl Drop for Oom {
 
 impl Teller {
     /// Whether nothing more will come.
-    fn tell(&self) -> bool {
+    fn tell(&self, killed: bool) -> bool {
         let news = self.watch.lock().unwrap_or_else(PoisonError::into_inner).read();
         match news {
             Ok(news) => {
-                if news.count > 0 {
+                if news.count > 0 || killed && news.above > 0 {
                     let container_id = self.container.clone();
                     self.events.publish(&Event::Oom(event::TaskOOM { container_id, ..Default::default() }));
                 }

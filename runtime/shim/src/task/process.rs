@@ -7,6 +7,7 @@
 //! Any of the first three may also go straight to `Stopped` (a build that fails, a kill), and an
 //! exec that was never started straight to `Deleted`. Nobody but [`Process::enter`] changes the phase.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -67,6 +68,7 @@ pub struct Process {
     state: Mutex<State>,
     fate: watch::Sender<Fate>,
     cancel: Notify,
+    killed: AtomicBool,
 }
 
 struct State {
@@ -88,6 +90,7 @@ impl Process {
             state: Mutex::new(State { phase, child: None, streams: None, input_closed: false }),
             fate: watch::Sender::new(Fate::Open),
             cancel: Notify::new(),
+            killed: AtomicBool::new(false),
         }
     }
 
@@ -191,6 +194,16 @@ impl Process {
         }
     }
 
+    /// Whether a client had it killed.
+    pub fn was_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    /// Keeps in mind that this signal is sent.
+    pub fn note(&self, signal: i32) {
+        self.killed.fetch_or(signal == libc::SIGKILL, Ordering::Relaxed);
+    }
+
     /// Sends a signal to this very process.
     ///
     /// # Errors
@@ -205,11 +218,13 @@ impl Process {
                 Ok(())
             }
             (_, None) => Err(Error::precondition(format!("{} has not been started", self.name()))),
-            (_, Some(child)) => child.signal(signal).map_err(|source| match source.raw_os_error() {
-                Some(libc::ESRCH) => finished(),
-                Some(libc::EINVAL) => Error::invalid(format!("{signal} is no signal")),
-                _ => Error::io(format!("send signal {signal} to {}", self.name()), source),
-            }),
+            (_, Some(child)) => {
+                child.signal(signal).map(|()| self.note(signal)).map_err(|source| match source.raw_os_error() {
+                    Some(libc::ESRCH) => finished(),
+                    Some(libc::EINVAL) => Error::invalid(format!("{signal} is no signal")),
+                    _ => Error::io(format!("send signal {signal} to {}", self.name()), source),
+                })
+            }
         }
     }
 

@@ -67,6 +67,12 @@ pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
     found
 }
 
+/// Whether new cgroups have that controller: in a hierarchy of its own (v1), or in the unified one.
+pub fn controls(controller: &str) -> bool {
+    let unified = fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    Path::new("/sys/fs/cgroup").join(controller).is_dir() || unified.split_whitespace().any(|name| name == controller)
+}
+
 /// The shims that were started in a directory or below it, by the arguments of their `start`.
 pub fn shims_with_id(id: &str) -> Vec<u32> {
     processes(|arguments| {

@@ -4,9 +4,11 @@ pub mod grpc;
 pub mod message;
 pub mod stream;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -38,7 +40,16 @@ pub struct Pod {
 impl Node {
     /// Starts one. The calling thread enters a network namespace of its own.
     pub async fn start() -> Self {
-        Self::with(&sandboxer()).await
+        Self::with(&sandboxer(), |_| {}).await
+    }
+
+    /// Starts one where `io.containerd.runc.v2` is our shim too: its options come in a type of their own.
+    pub async fn in_runcs_place() -> Self {
+        let ours = |dir: &Path| {
+            let ours = testkit::binary("containerd-shim-pea-v2");
+            std::os::unix::fs::symlink(ours, dir.join("shims/containerd-shim-runc-v2")).unwrap();
+        };
+        Self::with(&sandboxer(), ours).await
     }
 
     /// Starts one whose pods need no pause container; `None` where containerd is too old for that.
@@ -50,13 +61,13 @@ impl Node {
             ));
             return None;
         }
-        Some(Self::with("shim").await)
+        Some(Self::with("shim", |_| {}).await)
     }
 
-    async fn with(sandboxer: &str) -> Self {
+    async fn with(sandboxer: &str, prepare: impl FnOnce(&Path)) -> Self {
         testkit::enter_node();
         let dir = testkit::scratch();
-        for name in ["cni-bin", "cni-conf", "logs"] {
+        for name in ["cni-bin", "cni-conf", "logs", "shims"] {
             fs::create_dir(dir.path().join(name)).unwrap();
         }
         for plugin in ["cni-bridge", "loopback", "portmap"] {
@@ -66,8 +77,10 @@ impl Node {
             "type": "cni-bridge", "bridge": "cni0", "isGateway": true, "ipMasq": false,
             "ipam": {"type": "host-local", "subnet": "10.88.0.0/24", "dataDir": dir.path().join("leases")}}]});
         fs::write(dir.path().join("cni-conf/10-pods.conflist"), network.to_string()).unwrap();
-        fs::write(dir.path().join("runtime.toml"), format!("Root = \"{}/pea\"\n", dir.path().display())).unwrap();
+        let options = format!("Root = \"{}/pea\"\nSystemdCgroup = {}\n", dir.path().display(), systemd());
+        fs::write(dir.path().join("runtime.toml"), options).unwrap();
         fs::write(dir.path().join("config.toml"), configuration(dir.path(), sandboxer)).unwrap();
+        prepare(dir.path());
         let daemon = daemon(dir.path());
         let cri = connect(dir.path()).await;
         let node = Self { dir, cri, daemon };
@@ -79,9 +92,7 @@ impl Node {
 
     async fn import(&self, name: &str, command: &str) {
         let archive = self.dir.path().join("image.tar");
-        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/busybox-image");
-        // Of this form of archive containerd takes the name as it is.
-        testkit::run(Command::new(script).arg("--docker").arg(&archive).args([name, command]));
+        fs::write(&archive, image(&archive, name, command)).unwrap();
         testkit::run(self.ctr().args(["images", "import"]).arg(&archive));
         // The plugin hears of it by an event.
         let wanted = Message::new().message(1, Message::new().text(1, name));
@@ -129,9 +140,15 @@ impl Node {
         self.cri = connect(self.dir.path()).await;
     }
 
-    /// Where a pod's containers have their cgroups, as kubelet would say.
+    /// Where a pod's containers have their cgroups, as kubelet would say: a slice where systemd runs.
     pub fn cgroup(&self) -> String {
-        format!("/{}", self.dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.'))
+        let name = self.dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.');
+        if !systemd() {
+            return format!("/{name}");
+        }
+        // a-b.slice lies in a.slice (systemd.slice(5)).
+        let dashes = name.match_indices('-').map(|(end, _)| end).chain([name.len()]);
+        dashes.map(|end| format!("/{}.slice", &name[..end])).collect()
     }
 
     /// Runs a pod. `more` adds to its `PodSandboxConfig`, and to the part of it that is for Linux.
@@ -260,7 +277,7 @@ impl Node {
         left.extend(
             super::mounts_below(&self.dir.path().join("state")).iter().filter(|mount| !is_daemons(mount)).cloned(),
         );
-        left.extend(super::cgroups_named(self.cgroup().trim_start_matches('/')).iter().map(|path| format!("{path:?}")));
+        left.extend(self.cgroups_left());
         for directory in ["io.containerd.runtime.v2.task/k8s.io", "io.containerd.grpc.v1.cri/sandboxes", "netns"] {
             let entries = fs::read_dir(self.dir.path().join("state").join(directory)).into_iter().flatten().flatten();
             left.extend(entries.map(|entry| entry.path().display().to_string()));
@@ -271,6 +288,19 @@ impl Node {
             leases.map(|lease| lease.file_name().into_string().unwrap()).filter(|name| name.starts_with("10.")),
         );
         left
+    }
+
+    /// Of pods. A slice is kubelet's to remove, with the pod; what is in it is not.
+    fn cgroups_left(&self) -> Vec<String> {
+        if !systemd() {
+            let left = super::cgroups_named(self.cgroup().trim_start_matches('/'));
+            return left.iter().map(|path| path.display().to_string()).collect();
+        }
+        let slice = fs::read_dir(format!("/sys/fs/cgroup{}", self.cgroup())).into_iter().flatten().flatten();
+        let cgroups = slice.filter(|entry| entry.path().is_dir()).map(|entry| entry.path().display().to_string());
+        let units = testkit::output(Command::new("systemctl").args(["list-units", "--all", "--plain", "--no-legend"]));
+        let units = units.lines().filter(|line| line.starts_with("cri-containerd-")).map(str::to_owned);
+        cgroups.chain(units).collect()
     }
 
     pub async fn clean(&self) {
@@ -290,6 +320,19 @@ fn is_daemons(mount: &str) -> bool {
 /// pid: CONTAINER, the others: POD.
 pub fn own_processes() -> Message {
     Message::new().number(2, 1)
+}
+
+/// Whether systemd makes the cgroups of pods, as is the rule where it runs. `PEA_CGROUPS=cgroupfs` is the exception.
+pub fn systemd() -> bool {
+    let cgroupfs = std::env::var("PEA_CGROUPS").is_ok_and(|driver| driver == "cgroupfs");
+    !cgroupfs && Path::new("/run/systemd/system").exists()
+}
+
+/// Whether this process may make others less likely to be killed for want of memory than it is: CAP_SYS_RESOURCE.
+pub fn may_lower_oom_scores() -> bool {
+    const SYS_RESOURCE: u32 = 24;
+    let held = super::status_field(std::process::id(), "CapEff");
+    u64::from_str_radix(&held, 16).unwrap() & 1 << SYS_RESOURCE != 0
 }
 
 /// What containerd says it is.
@@ -323,8 +366,21 @@ pub fn sandboxer() -> String {
     std::env::var("PEA_SANDBOXER").unwrap_or_else(|_| "podsandbox".into())
 }
 
+/// An archive of that image, which is made once for all tests of a program; its making needs a place.
+fn image(place: &Path, name: &str, command: &str) -> Vec<u8> {
+    static MADE: Mutex<BTreeMap<String, Vec<u8>>> = Mutex::new(BTreeMap::new());
+    let mut made = MADE.lock().unwrap();
+    let make = || {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../scripts/busybox-image");
+        // Of this form of archive containerd takes the name as it is.
+        testkit::run(Command::new(script).arg("--docker").arg(place).args([name, command]));
+        fs::read(place).unwrap()
+    };
+    made.entry(name.to_owned()).or_insert_with(make).clone()
+}
+
 fn configuration(dir: &Path, sandboxer: &str) -> String {
-    let dir = dir.display();
+    let (dir, systemd, restrict) = (dir.display(), systemd(), !may_lower_oom_scores());
     let options = match sandboxer {
         "shim" if !serves_pauseless_fully(&version()) => String::new(),
         _ => format!(
@@ -341,7 +397,7 @@ address = "{dir}/c.sock"
 address = "{dir}/c.sock.ttrpc"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
-restrict_oom_score_adj = true
+restrict_oom_score_adj = {restrict}
 disable_apparmor = true
 netns_mounts_under_state_dir = true
 stream_server_address = "127.0.0.1"
@@ -355,22 +411,28 @@ default_runtime_name = "pea"
 runtime_type = "io.containerd.pea.v2"
 sandboxer = "{sandboxer}"
 {options}
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.plain]
+runtime_type = "io.containerd.pea.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pauseless]
 runtime_type = "io.containerd.pea.v2"
 sandboxer = "shim"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
 runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options]
+SystemdCgroup = {systemd}
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
 runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
 BinaryName = "crun"
+SystemdCgroup = {systemd}
 "#
     )
 }
 
 fn daemon(dir: &Path) -> Child {
     let log = fs::File::options().create(true).append(true).open(dir.join("containerd.log")).unwrap();
-    let path = format!("{}:{}", testkit::bin_dir().display(), std::env::var("PATH").unwrap());
+    let path =
+        format!("{0}/shims:{1}:{2}", dir.display(), testkit::bin_dir().display(), std::env::var("PATH").unwrap());
     Command::new("containerd")
         .args(["--log-level", "debug", "-c"])
         .arg(dir.join("config.toml"))
@@ -420,7 +482,7 @@ impl Drop for Node {
             let place = PathBuf::from(mount.split(' ').nth(4).unwrap());
             let _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);
         }
-        for cgroup in super::cgroups_named(self.cgroup().trim_start_matches('/')) {
+        for cgroup in super::cgroups_named(self.cgroup().rsplit('/').next().unwrap_or_default()) {
             let _ = fs::remove_dir(cgroup);
         }
     }
