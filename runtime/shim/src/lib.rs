@@ -29,4 +29,5 @@ mod stats;
 mod stdio;
 mod sys;
 mod task;
+mod usage;
 mod wire;

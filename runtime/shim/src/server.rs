@@ -21,7 +21,7 @@ use crate::error::Error;
 use crate::peers::Peers;
 use crate::pod::Pod;
 use crate::task::{Phase, Process};
-use crate::{options, sandbox, stats, task, wire};
+use crate::{options, sandbox, stats, task, usage, wire};
 
 const TASK_V3: &str = "containerd.task.v3.Task";
 const TASK_V2: &str = "containerd.task.v2.Task";
@@ -290,6 +290,20 @@ impl SandboxService for Sandboxes {
 
     async fn ping_sandbox(&self, _: &TtrpcContext, _: sandbox_api::PingRequest) -> Response<sandbox_api::PingResponse> {
         Ok(sandbox_api::PingResponse::default())
+    }
+
+    async fn sandbox_metrics(
+        &self,
+        _: &TtrpcContext,
+        request: sandbox_api::SandboxMetricsRequest,
+    ) -> Response<sandbox_api::SandboxMetricsResponse> {
+        let sandbox = sandbox::find(&self.0, &request.sandbox_id)?;
+        let mut response = sandbox_api::SandboxMetricsResponse::default();
+        let metric = response.metrics.mut_or_insert_default();
+        metric.id.clone_from(&sandbox.id);
+        metric.timestamp = MessageField::some(wire::timestamp(jiff::Timestamp::now()));
+        metric.data = MessageField::some(stats::metrics(&usage::of_pod(&self.0))?);
+        Ok(response)
     }
 
     async fn shutdown_sandbox(

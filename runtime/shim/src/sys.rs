@@ -135,6 +135,17 @@ fn waitid(kind: libc::idtype_t, id: libc::id_t, flags: i32) -> io::Result<Option
     Ok(Some(Ended { pid, status: status as u32 }))
 }
 
+/// The user namespace that a namespace belongs to (ioctl_ns(2)).
+pub fn owner_of_namespace(namespace: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    // SAFETY: NS_GET_USERNS takes no argument; a new descriptor comes out.
+    let fd = unsafe { libc::ioctl(namespace.as_raw_fd(), libc::NS_GET_USERNS) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for us alone.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
 /// Sets the size of a terminal, in characters (ioctl_tty(2)).
 pub fn set_window_size(terminal: BorrowedFd<'_>, width: u16, height: u16) -> io::Result<()> {
     let size = libc::winsize { ws_row: height, ws_col: width, ws_xpixel: 0, ws_ypixel: 0 };

@@ -128,11 +128,6 @@ fn a_pod_in_the_nodes_ipc_namespace_has_the_nodes_memory() {
 fn what_a_pod_cannot_have_without_a_pause_container_is_refused_and_nothing_is_left() {
     run(async {
         let Some(node) = Node::pauseless().await else { return };
-        let mapping = Message::new().number(1, 100_000).number(3, 65536);
-        let user = Message::new().message(2, mapping.clone()).message(3, mapping);
-        let security = Message::new().message(1, namespaces(0, 1, 0).message(5, user));
-        let refused = node.run_pod("user", |config, linux| (config, linux.message(2, security))).await;
-        assert!(refused.is_err_and(|status| status.message.contains("user namespace")));
         let sysctl = |config: Message, linux: Message| (config, linux.entry(3, "kernel.panic", "1"));
         let refused = node.run_pod("sysctl", sysctl).await;
         assert!(refused.is_err_and(|status| status.message.contains("kernel.panic")));

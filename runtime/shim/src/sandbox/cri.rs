@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
-use super::options::{Dns, Namespace, PodFiles, SandboxOptions};
+use super::options::{Dns, IdRange, Namespace, PodFiles, SandboxOptions, Users};
 use crate::error::Error;
 use crate::fields::Fields;
 
@@ -25,20 +25,13 @@ pub fn is_type_of(any: &Any) -> bool {
 /// Reads the configuration. (The numbers are those of CRI's `api.proto`.)
 ///
 /// # Errors
-/// `InvalidArgument` when it is none, or asks for a user namespace: that one needs somebody who holds it, which is what
-/// `sandboxer = "podsandbox"` starts a pause container for.
+/// `InvalidArgument` when it is none.
 pub fn read(any: &Any) -> Result<SandboxOptions, Error> {
     let config = Fields::parse(TYPE, &any.value)?;
     let linux = within(&config, 8)?;
     let security = within(&linux, 2)?;
     let shared = within(&security, 1)?;
     let (network, pid, ipc) = (shared.number(1), shared.number(2), shared.number(3));
-    // No options at all are those of a user namespace that is the node's.
-    if shared.bytes(5).is_some() && within(&shared, 5)?.number(1) == POD {
-        return Err(Error::invalid(
-            "a pod with a user namespace of its own is not served without a pause container: use sandboxer = \"podsandbox\"",
-        ));
-    }
     let mut namespaces = Vec::new();
     if ipc != NODE {
         namespaces.push(Namespace::Ipc);
@@ -55,10 +48,31 @@ pub fn read(any: &Any) -> Result<SandboxOptions, Error> {
     Ok(SandboxOptions {
         hostname: if network == NODE { String::new() } else { hostname.clone() },
         sysctls: map(&linux, 3)?,
+        users: shared.bytes(5).map(users).transpose()?.flatten(),
         files: Some(PodFiles { hostname, dns, private_shm: ipc != NODE }),
         namespaces,
         ..SandboxOptions::default()
     })
+}
+
+/// The users of a `UserNamespace`; none when they are the node's, as when there is no such message.
+fn users(namespace: &[u8]) -> Result<Option<Users>, Error> {
+    let namespace = Fields::parse(TYPE, namespace)?;
+    if namespace.number(1) != POD {
+        return Ok(None);
+    }
+    let ranges = |number| namespace.all(number).map(range).collect::<Result<_, _>>();
+    Ok(Some(Users { uids: ranges(2)?, gids: ranges(3)? }))
+}
+
+/// An `IDMapping`.
+fn range(mapping: &[u8]) -> Result<IdRange, Error> {
+    let mapping = Fields::parse(TYPE, mapping)?;
+    let id = |number| {
+        let id = mapping.number(number);
+        u32::try_from(id).map_err(|_| Error::invalid(format!("{TYPE}: {id} is no user's or group's id")))
+    };
+    Ok(IdRange { outside: id(1)?, inside: id(2)?, size: id(3)? })
 }
 
 /// The message in a field; an empty one when there is none.
@@ -118,9 +132,14 @@ mod tests {
     }
 
     #[test]
-    fn a_user_namespace_is_refused_unless_it_is_the_nodes() {
-        assert!(read(&any(&[shared(&message(5, vec![1 << 3, 2]))])).is_ok());
-        let refused = read(&any(&[shared(&message(5, Vec::new()))])).unwrap_err();
-        assert!(refused.to_string().contains("podsandbox"), "{refused}");
+    fn users_are_the_nodes_unless_there_is_a_map_of_them() {
+        assert_eq!(read(&any(&[shared(&message(5, vec![1 << 3, 2]))])).unwrap().users, None);
+        assert_eq!(read(&any(&[shared(&[])])).unwrap().users, None);
+        let uids = message(2, vec![1 << 3, 0x90, 0x4e, 3 << 3, 100]);
+        let gids = message(3, vec![1 << 3, 0x91, 0x4e, 2 << 3, 1, 3 << 3, 100]);
+        let users = read(&any(&[shared(&message(5, [uids, gids].concat()))])).unwrap().users.unwrap();
+        assert_eq!(users.uids, [IdRange { inside: 0, outside: 10_000, size: 100 }]);
+        assert_eq!(users.gids, [IdRange { inside: 1, outside: 10_001, size: 100 }]);
+        assert!(users.root().unwrap_err().to_string().contains("group 0"));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 use std::fs;
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
@@ -20,12 +21,15 @@ const SHM: [&str; 5] = ["nosuid", "nodev", "noexec", "mode=1777", "size=65536k"]
 /// Where it is in a container.
 const SHM_PLACE: &str = "/dev/shm";
 
+/// The names of those that are files, in the sandbox's bundle.
+const TEXTS: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
+
 /// What is where: the name in the sandbox's bundle, the place in a container.
 const FILES: &[(&str, &str)] =
     &[("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("shm", SHM_PLACE)];
 
-/// Makes them.
-pub fn make(bundle: &Path, files: &PodFiles) -> Result<(), Error> {
+/// Makes them, for `root` to own: the user and the group on the node that are the pod's root, where those are others.
+pub fn make(bundle: &Path, files: &PodFiles, root: Option<(u32, u32)>) -> Result<(), Error> {
     let failed = |what: &str| {
         let what = format!("make the pod's {what} in {}", bundle.display());
         move |source: std::io::Error| Error::io(&what, source)
@@ -42,10 +46,17 @@ pub fn make(bundle: &Path, files: &PodFiles) -> Result<(), Error> {
         false => resolv_conf(&files.dns).into_bytes(),
     };
     fs::write(bundle.join("resolv.conf"), resolv).map_err(failed("resolv.conf"))?;
+    if let Some((user, group)) = root {
+        // The owner is changed, and not mapped in the mount: the file system of a bundle may not be able to (tmpfs before Linux 6.3).
+        for name in TEXTS {
+            chown(bundle.join(name), Some(user), Some(group)).map_err(failed(name))?;
+        }
+    }
     if files.private_shm {
         let shm = bundle.join("shm");
         fs::create_dir_all(&shm).map_err(failed("/dev/shm"))?;
-        let options = SHM.map(str::to_owned).to_vec();
+        let owner = root.map(|(user, group)| [format!("uid={user}"), format!("gid={group}")]);
+        let options = SHM.map(str::to_owned).into_iter().chain(owner.into_iter().flatten()).collect();
         let mount = pea::RootMount { kind: "tmpfs".into(), source: "shm".into(), options, ..Default::default() };
         pea::mount_root(&shm, &[mount])?;
     }

@@ -1,5 +1,7 @@
 //! The init of a shared PID namespace: it holds the namespace, reaps what its processes leave
 //! behind, and ends on SIGTERM, taking all of them with it.
+//!
+//! A pod with a user namespace has one too, for whatever PID namespace: see [`users`](super::users).
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -14,28 +16,38 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use crate::sys::{self, Fork};
 
 /// How long the init may take to set itself up.
-const SETUP: Duration = Duration::from_secs(5);
+pub(super) const SETUP: Duration = Duration::from_secs(5);
 
 /// Forks the init into a PID namespace of its own. It is the shim's child, and dies with it.
 ///
 /// The init keeps the shim's lock: as long as anything of the pod's own lives, the lock is taken,
 /// and whoever clears up after a killed shim waits for the end of its init as well.
 pub(super) fn spawn(lock: &File) -> io::Result<i32> {
-    let (mut ours, theirs) = UnixStream::pair()?;
+    let (ours, theirs) = UnixStream::pair()?;
     match sys::fork(libc::CLONE_NEWPID)? {
         Fork::Child => {
             drop(ours);
-            let status = i32::from(run(theirs, lock).is_err());
-            sys::exit_now(status)
+            be(theirs, lock)
         }
         Fork::Parent(pid) => {
             drop(theirs);
-            ours.set_read_timeout(Some(SETUP))?;
-            ours.write_all(&[0])?;
-            ours.read_exact(&mut [0])?;
+            await_up(ours)?;
             Ok(pid)
         }
     }
+}
+
+/// Waits in the shim until the init at the other end is up.
+pub(super) fn await_up(mut init: UnixStream) -> io::Result<()> {
+    init.set_read_timeout(Some(SETUP))?;
+    init.write_all(&[0])?;
+    init.read_exact(&mut [0])
+}
+
+/// Is the init, in a process that was forked for that. `shim` leads to where [`await_up`] is called.
+pub(super) fn be(shim: UnixStream, lock: &File) -> ! {
+    let status = i32::from(run(shim, lock).is_err());
+    sys::exit_now(status)
 }
 
 /// Everything an init does. It never returns to what the shim was doing: its memory is a copy of

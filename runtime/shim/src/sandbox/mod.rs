@@ -1,14 +1,15 @@
 //! A pod's sandbox: the namespaces its containers share, held by this very process.
 //!
 //! A process with a single thread can enter namespaces as a whole, so the shim itself keeps the
-//! pod's IPC, UTS and network namespaces alive and no pause process is needed. Only a PID namespace
-//! wants a process of its own: a tiny [init](init).
+//! pod's IPC, UTS and network namespaces alive and no pause process is needed. Only a PID namespace and
+//! a user namespace want a process of their own: a tiny [init](init).
 
 pub(crate) mod cri;
 pub(crate) mod files;
 mod init;
 mod namespaces;
 mod options;
+mod users;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
 use tokio::sync::watch;
 
-pub use options::{Dns, Namespace, PodFiles, SandboxOptions};
+pub use options::{Dns, IdRange, Namespace, PodFiles, SandboxOptions, Users};
 
 use crate::aside::aside;
 use crate::error::Error;
@@ -96,18 +97,11 @@ pub fn create(pod: &Pod, request: &CreateSandboxRequest) -> Result<(), Error> {
     let tasks = record::tasks_of_sandbox(pod.bundle());
     std::fs::create_dir_all(&tasks).map_err(|source| Error::io(format!("make {}", tasks.display()), source))?;
     record::write(&pod.bundle().join(record::SANDBOX), &options)?;
-    plan.enter()?;
-    for (name, value) in &options.sysctls {
-        namespaces::set(name, value)?;
-    }
     if let Some(files) = &options.files {
         // What is mounted by then goes with the bundle, by its `delete`.
-        files::make(pod.bundle(), files)?;
+        files::make(pod.bundle(), files, options.users.as_ref().map(Users::root).transpose()?)?;
     }
-    let init = match options.has(Namespace::Pid) {
-        true => Some(spawn_init(pod)?),
-        false => None,
-    };
+    let init = hold(pod, plan, &options)?;
     let sandbox = Arc::new(Sandbox {
         id: request.sandbox_id.clone(),
         options,
@@ -122,11 +116,22 @@ pub fn create(pod: &Pod, request: &CreateSandboxRequest) -> Result<(), Error> {
     Ok(())
 }
 
-fn spawn_init(pod: &Pod) -> Result<Child, Error> {
+/// Makes or enters the namespaces; the init is there when it is not this process that holds all of them.
+fn hold(pod: &Pod, plan: namespaces::Plan, options: &SandboxOptions) -> Result<Option<Child>, Error> {
+    let own_pids = options.has(Namespace::Pid);
     let _forking = pod.reaper.forking();
-    let pid =
-        init::spawn(pod.lock()).map_err(|source| Error::io("start the pod's init in a new PID namespace", source))?;
-    pod.reaper.track(pid)
+    let pid = match &options.users {
+        Some(users) => users::spawn(plan, users, own_pids, pod.lock())?,
+        None => {
+            plan.enter()?;
+            if !own_pids {
+                return Ok(None);
+            }
+            let spawned = init::spawn(pod.lock());
+            spawned.map_err(|source| Error::io("start the pod's init in a new PID namespace", source))?
+        }
+    };
+    pod.reaper.track(pid).map(Some)
 }
 
 async fn watch_init(sandbox: Arc<Sandbox>) {

@@ -1,31 +1,29 @@
 //! Entering the pod's namespaces. The whole process goes: it has one thread.
 
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::sethostname;
 
 use super::options::{Namespace, SandboxOptions};
 use crate::error::Error;
+use crate::sys;
 
-/// The namespaces the shim itself makes, and their flags. The PID namespace is its init's.
+/// The namespaces that are entered by a call, and their flags. The PID namespace begins with its init.
 const OWN: &[(Namespace, CloneFlags)] = &[
     (Namespace::Ipc, CloneFlags::CLONE_NEWIPC),
     (Namespace::Network, CloneFlags::CLONE_NEWNET),
     (Namespace::Uts, CloneFlags::CLONE_NEWUTS),
 ];
 
-/// Sets a kernel parameter of the namespaces this process is in (proc_sys(5)).
-pub(super) fn set(name: &str, value: &str) -> Result<(), Error> {
-    let path = format!("/proc/sys/{}", name.replace('.', "/"));
-    std::fs::write(&path, value).map_err(|source| Error::io(format!("set {path} to {value:?} for the pod"), source))
-}
-
 /// Everything checked and opened that can be before the step that cannot be taken back.
 pub(super) struct Plan {
     unshare: CloneFlags,
     network: Option<File>,
     hostname: Option<String>,
+    sysctls: BTreeMap<String, String>,
 }
 
 impl Plan {
@@ -50,9 +48,16 @@ impl Plan {
         if hostname.as_ref().is_some_and(|name| name.len() > 64) {
             return Err(Error::invalid("a hostname has 64 bytes at most (sethostname(2))"));
         }
-        Ok(Self { unshare: flags, network, hostname })
+        Ok(Self { unshare: flags, network, hostname, sysctls: options.sysctls.clone() })
     }
 
+    /// The user namespace that the network namespace to be entered belongs to; `None` without such a one.
+    pub(super) fn owner_of_network(&self) -> Result<Option<OwnedFd>, Error> {
+        let owner = self.network.as_ref().map(|network| sys::owner_of_namespace(network.as_fd()));
+        owner.transpose().map_err(|source| Error::io("find the user namespace of the pod's network", source))
+    }
+
+    /// Enters them, and sets what is the pod's in them. What is made belongs to the user namespace this process is in.
     pub(super) fn enter(self) -> Result<(), Error> {
         if !self.unshare.is_empty() {
             unshare(self.unshare).map_err(|source| Error::io(format!("make namespaces {:?}", self.unshare), source))?;
@@ -65,6 +70,12 @@ impl Plan {
             sethostname(&hostname)
                 .map_err(|source| Error::io(format!("set the pod's hostname to {hostname:?}"), source))?;
         }
-        Ok(())
+        self.sysctls.iter().try_for_each(|(name, value)| set(name, value))
     }
+}
+
+/// Sets a kernel parameter of the namespaces this process is in (proc_sys(5)).
+fn set(name: &str, value: &str) -> Result<(), Error> {
+    let path = format!("/proc/sys/{}", name.replace('.', "/"));
+    std::fs::write(&path, value).map_err(|source| Error::io(format!("set {path} to {value:?} for the pod"), source))
 }

@@ -22,6 +22,42 @@ pub enum Namespace {
     Uts,
 }
 
+/// Users and groups of a pod that are others on the node (user_namespaces(7)).
+#[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Users {
+    /// The user ids.
+    pub uids: Vec<IdRange>,
+    /// The group ids.
+    pub gids: Vec<IdRange>,
+}
+
+/// One line of a uid_map or gid_map.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct IdRange {
+    /// The first id, as the pod has it.
+    pub inside: u32,
+    /// The same, as the node has it.
+    pub outside: u32,
+    /// How many there are.
+    pub size: u32,
+}
+
+impl Users {
+    /// The user and the group on the node that are the pod's root.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when there is none: root of the pod owns its files and holds its namespaces.
+    pub fn root(&self) -> Result<(u32, u32), Error> {
+        let zero = |ranges: &[IdRange]| ranges.iter().find(|range| range.inside == 0 && range.size > 0).copied();
+        match (zero(&self.uids), zero(&self.gids)) {
+            (Some(user), Some(group)) => Ok((user.outside, group.outside)),
+            _ => Err(Error::invalid("users: a pod with a user namespace needs user 0 and group 0 in it")),
+        }
+    }
+}
+
 /// The options of `CreateSandbox`: an `Any` of type [`SandboxOptions::TYPE_URL`] whose value is this as JSON.
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -42,6 +78,9 @@ pub struct SandboxOptions {
     /// Kernel parameters of the pod's namespaces, by their dotted names.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub sysctls: BTreeMap<String, String>,
+    /// The users of the pod's own user namespace; the node's when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Users>,
     /// The files to make for the containers; none where the client makes them.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<PodFiles>,
@@ -123,6 +162,7 @@ impl SandboxOptions {
             let path = path.display();
             return Err(Error::invalid(format!("cgroup_parent: {path} is not an absolute path below the root")));
         }
+        self.users.as_ref().map(Users::root).transpose()?;
         self.sysctls.keys().try_for_each(|name| self.check_sysctl(name))
     }
 

@@ -37,6 +37,8 @@ impl Grpc {
         let request = Request::post(format!("http://localhost/{method}"))
             .header("content-type", "application/grpc")
             .header("te", "trailers")
+            // For containerd's own services; CRI does not look at it.
+            .header("containerd-namespace", "k8s.io")
             .body(())
             .unwrap();
         let (response, mut stream) = self.0.clone().ready().await?.send_request(request, false)?;

@@ -47,6 +47,12 @@ impl Message {
         self.0.push(value as u8);
     }
 
+    /// This and what is in another.
+    pub fn and(mut self, other: &Message) -> Self {
+        self.0.extend(&other.0);
+        self
+    }
+
     pub fn encoded(&self) -> &[u8] {
         &self.0
     }
@@ -92,6 +98,16 @@ impl Reply {
         }
         fields(bytes).filter(|(of, _)| of == last).map(|(_, value)| value).last()
     }
+}
+
+/// Every message of that number.
+pub fn messages(bytes: &[u8], number: u64) -> Vec<Reply> {
+    let all = fields(bytes).filter(|(of, _)| *of == number);
+    all.filter_map(|(_, value)| match value {
+        Value::Bytes(bytes) => Some(Reply(bytes.to_vec())),
+        Value::Number(_) => None,
+    })
+    .collect()
 }
 
 fn fields(mut bytes: &[u8]) -> impl Iterator<Item = (u64, Value<'_>)> {

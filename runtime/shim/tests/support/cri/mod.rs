@@ -2,6 +2,7 @@
 
 pub mod grpc;
 pub mod message;
+pub mod security;
 pub mod stream;
 
 use std::collections::BTreeMap;
@@ -381,6 +382,8 @@ fn image(place: &Path, name: &str, command: &str) -> Vec<u8> {
 
 fn configuration(dir: &Path, sandboxer: &str) -> String {
     let (dir, systemd, restrict) = (dir.display(), systemd(), !may_lower_oom_scores());
+    let (shim, pea) = (testkit::bin_dir().join("containerd-shim-pea-v2"), testkit::bin_dir().join("pea"));
+    let (shim, pea) = (shim.display(), pea.display());
     let options = match sandboxer {
         "shim" if !serves_pauseless_fully(&version()) => String::new(),
         _ => format!(
@@ -411,6 +414,7 @@ default_runtime_name = "pea"
 runtime_type = "io.containerd.pea.v2"
 sandboxer = "{sandboxer}"
 {options}
+# Without options, which containerd 2.1 does not hand on to a pod with users of its own.
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.plain]
 runtime_type = "io.containerd.pea.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.pauseless]
@@ -425,6 +429,20 @@ runtime_type = "io.containerd.runc.v2"
 [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
 BinaryName = "crun"
 SystemdCgroup = {systemd}
+# The shim under the type whose features containerd asks for.
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.by-path]
+runtime_type = "io.containerd.runc.v2"
+runtime_path = "{shim}"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.by-path.options]
+SystemdCgroup = {systemd}
+Root = "{dir}/pea"
+# pea under containerd's own shim.
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.below]
+runtime_type = "io.containerd.runc.v2"
+[plugins."io.containerd.grpc.v1.cri".containerd.runtimes.below.options]
+BinaryName = "{pea}"
+SystemdCgroup = {systemd}
+Root = "{dir}/pea"
 "#
     )
 }
