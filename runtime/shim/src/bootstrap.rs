@@ -251,6 +251,7 @@ mod tests {
         assert_eq!((delete.bundle, delete.action), (Some("/b".into()), Action::Delete));
         assert_eq!(parse("-v").unwrap().action, Action::Version);
         assert_eq!(parse("--info").unwrap().action, Action::Info);
+        assert_eq!(parse("-namespace n -id i start -debug").unwrap().action, Action::Start);
     }
 
     #[test]
@@ -268,6 +269,8 @@ mod tests {
             ("-x", "-x"),
             ("-namespace ../../etc -id x start", "../../etc"),
             ("-namespace n -id .. delete", ".."),
+            ("-namespace n -id . start", "\".\""),
+            ("id=x start", "id=x"),
         ] {
             assert!(parse(line).unwrap_err().to_string().contains(complaint), "{line}");
         }
@@ -277,8 +280,43 @@ mod tests {
     fn containerd_1_6_is_answered_with_the_bare_address() {
         let environment = Environment { ttrpc_address: Some("/run/c.sock.ttrpc".into()), ..Default::default() };
         let start = start(&environment, b"");
-        assert_eq!(start.events, "/run/c.sock.ttrpc");
+        assert_eq!((start.events.as_str(), start.address.as_str()), ("/run/c.sock.ttrpc", "/run/c.sock"));
         assert_eq!(start.answer("unix:///s").unwrap(), b"unix:///s");
+    }
+
+    #[test]
+    fn events_go_where_the_environment_says_or_beside_the_address_or_nowhere() {
+        let said = Environment { ttrpc_address: Some("/elsewhere".into()), ..Default::default() };
+        assert_eq!(start(&said, b"").events, "/elsewhere");
+        assert_eq!(start(&Environment::default(), b"").events, "/run/c.sock.ttrpc");
+        let alone = parse("-namespace ns -id web start").unwrap();
+        assert_eq!(Start::of(&alone, &Environment::default(), b"").unwrap().events, "");
+    }
+
+    #[test]
+    fn params_of_another_task_are_none_of_this_one() {
+        let whole = BootstrapParams { instance_id: "web".into(), namespace: "ns".into(), ..Default::default() };
+        for other in [
+            BootstrapParams { instance_id: "db".into(), ..whole.clone() },
+            BootstrapParams { namespace: "other".into(), ..whole },
+        ] {
+            let line = parse("-namespace ns -id web start").unwrap();
+            let refused = Start::of(&line, &Environment::default(), &other.write_to_bytes().unwrap());
+            assert!(refused.is_err_and(|error| error.code() == containerd_shim_protos::ttrpc::Code::INVALID_ARGUMENT));
+        }
+    }
+
+    #[test]
+    fn an_empty_directory_for_sockets_is_none() {
+        let params = BootstrapParams {
+            instance_id: "web".into(),
+            namespace: "ns".into(),
+            socket_dir: Some(String::new()),
+            containerd_ttrpc_address: "unix:///t".into(),
+            ..Default::default()
+        };
+        let start = start(&Environment::default(), &params.write_to_bytes().unwrap());
+        assert_eq!((start.socket_dir, start.events.as_str()), (None, "unix:///t"));
     }
 
     #[test]

@@ -116,3 +116,42 @@ impl From<pea::Error> for Error {
         Self::new(code, error.to_string())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use pea::ErrorKind as Kind;
+
+    use super::*;
+
+    #[test]
+    fn what_pea_says_travels_under_the_code_that_clients_go_by() {
+        for (kind, code) in [
+            (Kind::NotFound, Code::NOT_FOUND),
+            (Kind::NotRunning, Code::NOT_FOUND),
+            (Kind::CommandNotFound, Code::NOT_FOUND),
+            (Kind::AlreadyExists, Code::ALREADY_EXISTS),
+            (Kind::InvalidState, Code::FAILED_PRECONDITION),
+            (Kind::Busy, Code::FAILED_PRECONDITION),
+            (Kind::InvalidSpec, Code::INVALID_ARGUMENT),
+            (Kind::InvalidArgument, Code::INVALID_ARGUMENT),
+            (Kind::CommandNotExecutable, Code::PERMISSION_DENIED),
+            (Kind::Permission, Code::PERMISSION_DENIED),
+            (Kind::Unsupported, Code::UNIMPLEMENTED),
+            (Kind::Internal, Code::UNKNOWN),
+        ] {
+            let error = Error::from(pea::Error::new(kind, "words"));
+            assert_eq!((error.code(), error.to_string().as_str()), (code, "words"), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn an_outcome_comes_back_from_another_process_as_it_was() {
+        assert!(matches!(Error::from_report(&Error::report(&Ok(()))), Some(Ok(()))));
+        let failed = Error::from_report(&Error::report(&Err(Error::precondition("words"))));
+        let failed = failed.unwrap().unwrap_err();
+        assert_eq!((failed.code(), failed.to_string().as_str()), (Code::FAILED_PRECONDITION, "words"));
+        for none in [&b""[..], b"abc", &[0xff; 8]] {
+            assert!(Error::from_report(none).is_none(), "{none:?}");
+        }
+    }
+}

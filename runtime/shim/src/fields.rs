@@ -84,10 +84,10 @@ mod tests {
 
     #[test]
     fn fields_are_found_by_number_and_the_last_one_counts() {
-        // 1: "ab", 2: 300, 1: "c", 3 (fixed32): skipped
-        let bytes = [0x0a, 2, b'a', b'b', 0x10, 0xac, 0x02, 0x0a, 1, b'c', 0x1d, 1, 2, 3, 4];
+        // 1: "ab", 2: 5, 2: 300, 1: "c", 3 (fixed32): skipped, 17: 6
+        let bytes = [0x0a, 2, b'a', b'b', 0x10, 5, 0x10, 0xac, 0x02, 0x0a, 1, b'c', 0x1d, 1, 2, 3, 4, 0x88, 0x01, 6];
         let fields = Fields::parse("a test", &bytes).unwrap();
-        assert_eq!((fields.text(1).as_str(), fields.number(2)), ("c", 300));
+        assert_eq!((fields.text(1).as_str(), fields.number(2), fields.number(17)), ("c", 300, 6));
         assert_eq!(fields.texts(1), ["ab", "c"]);
         assert_eq!((fields.text(9).as_str(), fields.number(1), fields.number(3)), ("", 0, 0));
     }

@@ -59,6 +59,8 @@ mod tests {
     fn the_features_are_those_of_pea() {
         let info = described(b"");
         assert_eq!(info.name, NAME);
+        assert_eq!(info.version.version, env!("CARGO_PKG_VERSION"));
+        assert_eq!(info.features.type_url, FEATURES_TYPE_URL);
         let features: serde_json::Value = serde_json::from_slice(&info.features.value).unwrap();
         assert_eq!(features["linux"]["mountExtensions"]["idmap"]["enabled"], true);
         assert!(info.options.is_none());
@@ -71,5 +73,14 @@ mod tests {
         for stdin in [any.write_to_bytes().unwrap(), request.write_to_bytes().unwrap()] {
             assert_eq!(described(&stdin).options.type_url, any.type_url);
         }
+        let path_alone = RuntimeRequest { runtime_path: "/bin/shim".into(), ..Default::default() };
+        assert!(described(&path_alone.write_to_bytes().unwrap()).options.is_none());
+    }
+
+    #[test]
+    fn options_that_no_container_could_have_are_refused() {
+        let value = b"\x1a\x06Colour".to_vec();
+        let any = Any { type_url: "runtimeoptions.v1.Options".into(), value, ..Default::default() };
+        assert!(info(&any.write_to_bytes().unwrap()).is_err());
     }
 }

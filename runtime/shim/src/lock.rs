@@ -72,3 +72,45 @@ impl Drop for Held<'_> {
         let _ = self.0.unlock();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lock_names_its_holder_and_nobody_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert_eq!(holder(&path), None, "there is no file");
+        std::fs::write(&path, "123456789\n").unwrap();
+        let mut lock = Lock::take(&path).unwrap().unwrap();
+        assert_eq!(holder(&path), None, "who held it before holds it no more");
+        lock.sign(1234567).unwrap();
+        assert_eq!(holder(&path), Some(1234567));
+        lock.sign(89).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "89\n");
+        assert!(Lock::take(&path).unwrap().is_none());
+        drop(lock);
+        assert!(Lock::take(&path).unwrap().is_some());
+        // Written half, it names nobody: 12 may be the beginning of 1234.
+        std::fs::write(&path, "12").unwrap();
+        assert_eq!(holder(&path), None);
+    }
+
+    #[test]
+    fn a_lock_is_waited_for_until_the_deadline_and_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || File::open(dir.path()).unwrap();
+        let (mine, other) = (open(), open());
+        let held = wait_for(&mine, Duration::ZERO).unwrap();
+        let refused = wait_for(&other, RETRY).map(drop).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::TimedOut);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| wait_for(&other, Duration::from_secs(30)).map(drop));
+            std::thread::sleep(3 * RETRY);
+            assert!(!waiting.is_finished(), "taken from its holder");
+            drop(held);
+            waiting.join().unwrap().unwrap();
+        });
+    }
+}

@@ -109,3 +109,42 @@ pub fn remove(path: &Path) -> Result<(), Error> {
 fn absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_is_whole_or_absent_and_removed_twice() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = task_in_sandbox(dir.path(), "c");
+        assert!(read::<Ended>(&path).unwrap().is_none());
+        remove(&path).unwrap();
+        fs::create_dir(tasks_of_sandbox(dir.path())).unwrap();
+        let ended = Ended { pid: 5, status: 137, at: jiff::Timestamp::now() };
+        // What is there while it is written stays until it is whole: a reader with the old file sees the old one.
+        fs::write(&path, "{}").unwrap();
+        let old = fs::File::open(&path).unwrap();
+        write(&path, &ended).unwrap();
+        assert_eq!(std::io::read_to_string(old).unwrap(), "{}");
+        let again: Ended = read(&path).unwrap().unwrap();
+        assert_eq!((again.pid, again.status, again.at), (5, 137, ended.at));
+        assert_eq!(fs::read_dir(tasks_of_sandbox(dir.path())).unwrap().count(), 1, "a temporary file is left");
+        remove(&path).unwrap();
+        remove(&path).unwrap();
+        // In a place that is a file by now there is no record either.
+        fs::write(dir.path().join("file"), "").unwrap();
+        let nowhere = dir.path().join("file/task.json");
+        assert!(read::<Task>(&nowhere).unwrap().is_none());
+        remove(&nowhere).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_record_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(TASK);
+        fs::write(&path, "{\"bundle\":").unwrap();
+        assert!(read::<Task>(&path).unwrap_err().to_string().contains(path.to_str().unwrap()));
+        assert!(read::<Task>(dir.path()).is_err(), "a directory is no record");
+    }
+}

@@ -5,13 +5,12 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pea_shim::client::{Error, Stdio, TaskStatus};
 use serde_json::json;
-use support::pod::{Pod, exec_to_end, process, run, shell};
+use support::pod::{Pod, exec_to_end, process, program, run, shell};
 use support::{alive, cgroups_named, controls, eventually, status_field};
 
 /// What a file of the container's cgroup says, by its name in v1 and in v2.
@@ -148,14 +147,6 @@ fn a_signal_to_all_reaches_execs_and_what_they_have_started() {
         assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 128 + 10);
         pod.end().await;
     });
-}
-
-/// A program on the node, as a logger is one.
-fn program(pod: &Pod, name: &str, text: &str) -> PathBuf {
-    let path = pod.dir.path().join(name);
-    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-    path
 }
 
 fn logged_by(scheme: &str, logger: &Path, file: &Path) -> Stdio {

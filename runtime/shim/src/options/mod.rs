@@ -85,3 +85,56 @@ pub fn exec_of_details(any: &Any) -> Option<String> {
     let details = oci::ProcessDetails::parse_from_bytes(&any.value).ok()?;
     (!details.exec_id.is_empty()).then_some(details.exec_id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(options: &oci::CheckpointOptions, path: &str) -> Result<pea::CheckpointOptions, Error> {
+        let value = options.write_to_bytes().unwrap();
+        let any = Any { type_url: format!("types.containerd.io/{CHECKPOINT}"), value, ..Default::default() };
+        let request = CheckpointTaskRequest { path: path.into(), options: Some(any).into(), ..Default::default() };
+        checkpoint_options(&request, None)
+    }
+
+    #[test]
+    fn each_wish_about_a_checkpoint_is_handed_on() {
+        let default = oci::CheckpointOptions::default;
+        let plain = asked(&default(), "/images").unwrap();
+        assert!(plain.leave_running && !plain.criu.tcp_established && !plain.criu.ext_unix_sk);
+        assert!(!plain.criu.shell_job && !plain.criu.file_locks && plain.criu.work.is_none());
+        assert_eq!(plain.criu.images, Path::new("/images"));
+        assert!(!asked(&oci::CheckpointOptions { exit: true, ..default() }, "/i").unwrap().leave_running);
+        let wish = |options: oci::CheckpointOptions| asked(&options, "/i").unwrap().criu;
+        assert!(wish(oci::CheckpointOptions { open_tcp: true, ..default() }).tcp_established);
+        assert!(wish(oci::CheckpointOptions { external_unix_sockets: true, ..default() }).ext_unix_sk);
+        assert!(wish(oci::CheckpointOptions { terminal: true, ..default() }).shell_job);
+        assert!(wish(oci::CheckpointOptions { file_locks: true, ..default() }).file_locks);
+        let work = wish(oci::CheckpointOptions { work_path: "/w".into(), ..default() });
+        assert_eq!(work.work.as_deref(), Some(Path::new("/w")));
+        let mode = wish(oci::CheckpointOptions { cgroups_mode: "soft".into(), ..default() });
+        assert_eq!(mode.manage_cgroups.as_deref(), Some("soft"));
+    }
+
+    #[test]
+    fn the_images_of_a_checkpoint_are_where_the_request_says_or_else_the_options() {
+        let options = oci::CheckpointOptions { image_path: "/options".into(), ..Default::default() };
+        assert_eq!(asked(&options, "/request").unwrap().criu.images, Path::new("/request"));
+        assert_eq!(asked(&options, "").unwrap().criu.images, Path::new("/options"));
+        assert!(asked(&oci::CheckpointOptions::default(), "").is_err());
+        let request = CheckpointTaskRequest { path: "/i".into(), ..Default::default() };
+        assert_eq!(
+            checkpoint_options(&request, Some("/my/criu".as_ref())).unwrap().criu.program,
+            Path::new("/my/criu")
+        );
+        let other = Any { type_url: "example.Options".into(), ..Default::default() };
+        let request = CheckpointTaskRequest { options: Some(other).into(), ..request };
+        assert!(checkpoint_options(&request, None).is_err_and(|error| error.to_string().contains("example.Options")));
+    }
+
+    #[test]
+    fn a_process_that_no_exec_started_has_no_execs_name() {
+        assert_eq!(exec_of_details(&process_details("e").unwrap()).as_deref(), Some("e"));
+        assert_eq!(exec_of_details(&process_details("").unwrap()), None);
+    }
+}

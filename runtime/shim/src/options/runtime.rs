@@ -189,8 +189,40 @@ mod tests {
             let options = TaskOptions::from_any(Some(&any(url, options.write_to_bytes().unwrap()))).unwrap();
             assert_eq!(options.root.as_deref(), Some("/run/x".as_ref()));
             assert_eq!(options.systemd_cgroup, Some(true));
+            assert!(!options.no_pivot && !options.no_new_keyring);
             assert_eq!(options.io_owner, (7, 0));
             assert_eq!(options.criu_path.as_deref(), Some("/opt/criu".as_ref()));
+        }
+    }
+
+    #[test]
+    fn each_switch_of_runc_is_its_own() {
+        let read = |options: oci::Options| TaskOptions::from_any(Some(&runc(&options))).unwrap();
+        let default = TaskOptions::default();
+        let pivot = read(oci::Options { no_pivot_root: true, ..Default::default() });
+        assert_eq!(pivot, TaskOptions { no_pivot: true, ..default.clone() });
+        let keyring = read(oci::Options { no_new_keyring: true, ..Default::default() });
+        assert_eq!(keyring, TaskOptions { no_new_keyring: true, ..default.clone() });
+        let cgroup = read(oci::Options { shim_cgroup: "/s".into(), io_gid: 8, ..Default::default() });
+        assert_eq!(cgroup, TaskOptions { shim_cgroup: Some("/s".into()), io_owner: (0, 8), ..default });
+    }
+
+    #[test]
+    fn each_switch_in_toml_is_its_own() {
+        let read = |text: &str| TaskOptions::from_any(Some(&generic(3, text))).unwrap();
+        let default = TaskOptions::default();
+        assert_eq!(read("NoPivotRoot = true"), TaskOptions { no_pivot: true, ..default.clone() });
+        assert_eq!(read("NoNewKeyring = true"), TaskOptions { no_new_keyring: true, ..default.clone() });
+        assert_eq!(read("SystemdCgroup = true"), TaskOptions { systemd_cgroup: Some(true), ..default.clone() });
+        assert_eq!(read("ShimCgroup = \"/s\""), TaskOptions { shim_cgroup: Some("/s".into()), ..default });
+    }
+
+    #[test]
+    fn the_text_goes_before_the_path_and_the_old_name_of_the_type_is_known() {
+        let both = [generic(2, "/no/such.toml").value, generic(3, "IoUid = 7").value].concat();
+        for name in [GENERIC, "cri.runtimeoptions.v1.Options"] {
+            let options = TaskOptions::from_any(Some(&any(name, both.clone()))).unwrap();
+            assert_eq!(options.io_owner, (7, 0), "{name}");
         }
     }
 

@@ -79,3 +79,30 @@ fn set(name: &str, value: &str) -> Result<(), Error> {
     let path = format!("/proc/sys/{}", name.replace('.', "/"));
     std::fs::write(&path, value).map_err(|source| Error::io(format!("set {path} to {value:?} for the pod"), source))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan(hostname: &str, namespaces: &[Namespace], netns: &str) -> Result<Plan, Error> {
+        let namespaces = namespaces.to_vec();
+        Plan::of(&SandboxOptions { hostname: hostname.into(), namespaces, ..SandboxOptions::default() }, netns)
+    }
+
+    #[test]
+    fn a_hostname_needs_a_namespace_of_the_pods_own_and_fits_into_the_kernels_field() {
+        assert!(plan("web", &[Namespace::Ipc], "").is_err());
+        assert!(plan(&"x".repeat(64), &[Namespace::Uts], "").is_ok());
+        assert!(plan(&"x".repeat(65), &[Namespace::Uts], "").is_err());
+    }
+
+    #[test]
+    fn a_network_namespace_that_is_given_is_entered_and_none_is_made() {
+        let both = [Namespace::Network, Namespace::Ipc, Namespace::Pid];
+        let made = plan("", &both, "").unwrap();
+        assert_eq!(made.unshare, CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWIPC);
+        let given = plan("", &both, "/proc/self/ns/net").unwrap();
+        assert_eq!((given.unshare, given.network.is_some()), (CloneFlags::CLONE_NEWIPC, true));
+        assert!(plan("", &both, "/no/such").is_err_and(|error| error.to_string().contains("/no/such")));
+    }
+}

@@ -181,3 +181,62 @@ impl SandboxOptions {
         self.namespaces.contains(&namespace)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with_sysctl(name: &str, namespaces: &[Namespace]) -> Result<(), Error> {
+        let sysctls = BTreeMap::from([(name.to_owned(), "1".to_owned())]);
+        SandboxOptions { sysctls, namespaces: namespaces.to_vec(), ..SandboxOptions::default() }.check()
+    }
+
+    #[test]
+    fn a_parameter_is_set_only_in_a_namespace_of_the_pods_own() {
+        let all = [Namespace::Ipc, Namespace::Network, Namespace::Uts];
+        for (name, namespace) in [
+            ("net.ipv4.ip_forward", Namespace::Network),
+            ("kernel.sem", Namespace::Ipc),
+            ("kernel.shmmax", Namespace::Ipc),
+            ("fs.mqueue.msg_max", Namespace::Ipc),
+            ("kernel.domainname", Namespace::Uts),
+        ] {
+            assert!(with_sysctl(name, &[namespace]).is_ok(), "{name}");
+            let others: Vec<Namespace> = all.into_iter().filter(|other| *other != namespace).collect();
+            let refused = with_sysctl(name, &others).unwrap_err();
+            assert!(refused.to_string().contains(name), "{refused}");
+        }
+        for name in [
+            "kernel.panic",
+            "vm.swappiness",
+            "kernel",
+            "net..x",
+            "net./etc/passwd",
+            "net.a/../../kernel/panic",
+            ".net.x",
+            "",
+        ] {
+            assert!(with_sysctl(name, &all).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_cgroup_that_is_or_may_lead_to_the_root_is_refused() {
+        let check = |path: &str| {
+            SandboxOptions { cgroup_parent: Some(path.into()), ..SandboxOptions::default() }.check().is_ok()
+        };
+        assert!(check("/kubepods/pod1") && check("/a"));
+        for path in ["", "/", "//", "relative", "..", "/..", "/a/..", "/a/../..", "../a"] {
+            assert!(!check(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn names_are_looked_up_by_the_pod_if_it_says_anything_about_it() {
+        let one = || vec!["x".to_owned()];
+        assert!(Dns::default().is_empty());
+        assert!(!Dns { servers: one(), ..Dns::default() }.is_empty());
+        assert!(!Dns { searches: one(), ..Dns::default() }.is_empty());
+        assert!(!Dns { options: one(), ..Dns::default() }.is_empty());
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as Piped};
 
@@ -253,4 +254,12 @@ pub fn shell(line: &str) -> oci_spec::runtime::Process {
 pub fn process(arguments: &[&str]) -> oci_spec::runtime::Process {
     let value = json!({"cwd": "/", "args": arguments, "env": ["PATH=/bin"], "user": {"uid": 0, "gid": 0}});
     serde_json::from_value(value).unwrap()
+}
+
+/// A program on the node, as a logger is one.
+pub fn program(pod: &Pod, name: &str, text: &str) -> PathBuf {
+    let path = pod.dir.path().join(name);
+    fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    path
 }
