@@ -145,11 +145,9 @@ fn a_network_that_is_given_parameters_and_files_reach_the_containers() {
         let own = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
         assert_eq!(own, "77\n", "the parameter of the namespace that was given");
         assert_ne!(fs::read_to_string("/proc/sys/kernel/shmmni").unwrap(), "1234\n", "the node's own was set");
-        let kept: SandboxOptions =
-            serde_json::from_slice(&fs::read(bundle.join("sandbox.json")).unwrap()).unwrap();
+        let kept: SandboxOptions = serde_json::from_slice(&fs::read(bundle.join("sandbox.json")).unwrap()).unwrap();
         assert_eq!(kept, options);
-        let name = nix::unistd::gethostname().unwrap().into_string().unwrap();
-        assert_eq!(fs::read_to_string(bundle.join("hostname")).unwrap(), format!("{name}\n"), "empty is the node's");
+        assert_eq!(fs::read_to_string(bundle.join("hostname")).unwrap(), "db-0\n", "empty is the namespace's");
         assert_eq!(fs::read_to_string(bundle.join("resolv.conf")).unwrap(), "nameserver 10.0.0.53\n");
         assert_eq!(fs::read(bundle.join("hosts")).unwrap(), fs::read("/etc/hosts").unwrap());
         let mounts = mounts_below(bundle);
