@@ -147,7 +147,8 @@ fn a_network_that_is_given_parameters_and_files_reach_the_containers() {
         assert_ne!(fs::read_to_string("/proc/sys/kernel/shmmni").unwrap(), "1234\n", "the node's own was set");
         let kept: SandboxOptions = serde_json::from_slice(&fs::read(bundle.join("sandbox.json")).unwrap()).unwrap();
         assert_eq!(kept, options);
-        assert_eq!(fs::read_to_string(bundle.join("hostname")).unwrap(), "db-0\n", "empty is the namespace's");
+        let name = nix::unistd::gethostname().unwrap().into_string().unwrap();
+        assert_eq!(fs::read_to_string(bundle.join("hostname")).unwrap(), format!("{name}\n"), "empty is the node's");
         assert_eq!(fs::read_to_string(bundle.join("resolv.conf")).unwrap(), "nameserver 10.0.0.53\n");
         assert_eq!(fs::read(bundle.join("hosts")).unwrap(), fs::read("/etc/hosts").unwrap());
         let mounts = mounts_below(bundle);

@@ -90,7 +90,7 @@ pub struct SandboxOptions {
 #[derive(Clone, Debug, Default, Eq, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct PodFiles {
-    /// `/etc/hostname`; when empty, the name of the pod's UTS namespace (the node's where it has none of its own).
+    /// `/etc/hostname`; the node's name when empty.
     pub hostname: String,
     /// `/etc/resolv.conf`; the node's when empty.
     pub dns: Dns,
