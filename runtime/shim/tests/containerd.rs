@@ -265,8 +265,10 @@ fn a_process_killed_for_want_of_memory_is_told_of_before_the_exit() {
     let containerd = Containerd::start();
     let id = containerd.id("oom");
     let last = format!("/tasks/exit {{\"container_id\":\"{id}\"");
-    // The shell goes on after its child was killed, and says how that ended.
-    let program = ["sh", "-c", "head -c 200m /dev/zero | tail -n 1 > /dev/null; exit 6"];
+    // The shell goes on after its child was killed. The kernel may look for a second victim before it has the first one's
+    // memory, and must not find the shell.
+    let greedy = "echo 1000 > /proc/self/oom_score_adj; head -c 200m /dev/zero | tail -n 1 > /dev/null";
+    let program = ["sh", "-c", &format!("({greedy}); exit 6")];
     let heard = events_of(&containerd, &last, || {
         let done = testkit::attempt(&mut containerd.run(&["--rm", "--memory-limit", "33554432"], &id, &program));
         // Or the kernel, having begun, takes the shell too.

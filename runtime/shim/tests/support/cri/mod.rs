@@ -398,6 +398,11 @@ state = "{dir}/state"
 address = "{dir}/c.sock"
 [ttrpc]
 address = "{dir}/c.sock.ttrpc"
+# From 1.7 on; its default is a socket of the machine's, over which two of them at once fail to start.
+[plugins."io.containerd.nri.v1.nri"]
+socket_path = "{dir}/nri.sock"
+plugin_path = "{dir}/nri/plugins"
+plugin_config_path = "{dir}/nri/conf.d"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "{PAUSE}"
 restrict_oom_score_adj = {restrict}
