@@ -341,6 +341,11 @@ pub fn version() -> String {
     testkit::output(Command::new("containerd").arg("--version"))
 }
 
+/// Whether a containerd of that version runs pods with users of their own.
+pub fn serves_users(version: &str) -> bool {
+    is_since(version, (1, 7))
+}
+
 /// Whether a containerd of that version lets the shim make sandboxes.
 pub fn serves_pauseless(version: &str) -> bool {
     is_since(version, (2, 0))

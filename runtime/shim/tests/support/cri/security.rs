@@ -87,8 +87,14 @@ impl Node {
 
     /// The runtimes of `wanted` that this containerd has.
     pub fn runtimes(&self, wanted: &[&'static str]) -> Vec<&'static str> {
-        let modern = super::serves_pauseless(&super::version());
-        wanted.iter().copied().filter(|name| modern || !["by-path", "pauseless"].contains(name)).collect()
+        let version = super::version();
+        let has = |name: &str| match name {
+            "pauseless" => super::serves_pauseless(&version),
+            // Before, it takes no notice of a path.
+            "by-path" => super::serves_users(&version),
+            _ => true,
+        };
+        wanted.iter().copied().filter(|name| has(name)).collect()
     }
 }
 
