@@ -148,10 +148,10 @@ fn containers_with_common_processes_and_users_have_an_init_they_cannot_look_into
             let shared = with_users(namespaces(POD, POD, POD));
             let all = Message::new().message(1, Message::new().text(1, "ALL"));
             let asked = Asked { security: all, ..Asked::default() };
-            let one = node.asked(&pod, "one", &["sleep", "70411"], shared.clone(), &asked).await;
-            let two = node.asked(&pod, "two", &["sleep", "70412"], shared, &Asked::default()).await;
+            let one = node.asked(&pod, "one", &["sleep", "70431"], shared.clone(), &asked).await;
+            let two = node.asked(&pod, "two", &["sleep", "70432"], shared, &Asked::default()).await;
             let seen = node.says(&two, "ps -o args; cat /proc/1/comm").await;
-            assert!(seen.contains("sleep 70411") && seen.ends_with(&format!("{name}\n")), "{runtime}: {seen}");
+            assert!(seen.contains("sleep 70431") && seen.ends_with(&format!("{name}\n")), "{runtime}: {seen}");
             if runtime == "pauseless" {
                 // A process that nobody waits for.
                 node.says(&two, "(sleep 0.01 &)").await;
@@ -185,7 +185,7 @@ fn nothing_is_left_of_a_pod_with_users_whose_shim_is_killed() {
         let Some(runtime) = node.runtimes(&["pauseless"]).pop() else { return };
         let pod = pod_with_users(&node, runtime, CONTAINER).await;
         let own = with_users(namespaces(POD, CONTAINER, POD));
-        let id = node.asked(&pod, "c", &["sleep", "70411"], own, &Asked::default()).await;
+        let id = node.asked(&pod, "c", &["sleep", "70441"], own, &Asked::default()).await;
         let shim = shims_below(node.dir.path())[0];
         let children = children(shim);
         assert_eq!(children.len(), 2, "the init and the container: {children:?}");
