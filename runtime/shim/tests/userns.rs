@@ -39,7 +39,9 @@ fn maps_mounts() -> bool {
 
 async fn pod_with_users(node: &Node, runtime: &str, pid: u64) -> Pod {
     let sysctls = [("net.core.somaxconn", "99"), ("net.ipv4.ping_group_range", "0 65535"), ("kernel.shmmni", "77")];
-    let linux = sysctls.iter().fold(Message::new(), |linux, (name, value)| linux.entry(3, name, value));
+    // Before Linux 6.11 the last one is not for a pod's root to set, which a pause container's runtime is by then.
+    let count = if runtime == "pauseless" { 3 } else { 2 };
+    let linux = sysctls[..count].iter().fold(Message::new(), |linux, (name, value)| linux.entry(3, name, value));
     let namespaces = with_users(namespaces(POD, pid, POD));
     node.wanted(runtime, "users", Wanted { namespaces, linux, ..Wanted::default() }).await
 }
@@ -78,8 +80,11 @@ fn root_of_a_pod_is_nobody_on_the_node_and_owns_what_is_the_pods() {
             // Programs may open their streams again.
             node.until("the output is in the log", async || node.log("c").lines().count() == 2).await;
             assert_eq!(node.says(&id, "hostname; cat /etc/hostname").await, "users\nusers\n", "{runtime}");
-            let sysctls = "cd /proc/sys; cat net/core/somaxconn net/ipv4/ping_group_range kernel/shmmni";
-            assert_eq!(node.says(&id, sysctls).await, "99\n0\t65535\n77\n", "{runtime}");
+            let sysctls = "cd /proc/sys; cat net/core/somaxconn net/ipv4/ping_group_range";
+            assert_eq!(node.says(&id, sysctls).await, "99\n0\t65535\n", "{runtime}");
+            if runtime == "pauseless" {
+                assert_eq!(node.says(&id, "cat /proc/sys/kernel/shmmni").await, "77\n");
+            }
             node.says(&id, "mount | grep -q ' /dev/mqueue ' && echo words > /dev/shm/common").await;
             let other = node.asked(&pod, "d", &["sleep", "1000"], own, &Asked::default()).await;
             assert_eq!(node.says(&other, "cat /dev/shm/common").await, "words\n", "{runtime}");

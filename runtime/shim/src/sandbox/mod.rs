@@ -123,7 +123,7 @@ fn hold(pod: &Pod, plan: namespaces::Plan, options: &SandboxOptions) -> Result<O
     let pid = match &options.users {
         Some(users) => users::spawn(plan, users, own_pids, pod.lock())?,
         None => {
-            plan.enter()?;
+            plan.enter()?.set()?;
             if !own_pids {
                 return Ok(None);
             }

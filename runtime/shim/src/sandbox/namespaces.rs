@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::sched::{CloneFlags, setns, unshare};
@@ -57,8 +58,9 @@ impl Plan {
         owner.transpose().map_err(|source| Error::io("find the user namespace of the pod's network", source))
     }
 
-    /// Enters them, and sets what is the pod's in them. What is made belongs to the user namespace this process is in.
-    pub(super) fn enter(self) -> Result<(), Error> {
+    /// Enters them. What is made belongs to the user namespace this process is in. What is left to do is to set the
+    /// parameters.
+    pub(super) fn enter(self) -> Result<Parameters, Error> {
         if !self.unshare.is_empty() {
             unshare(self.unshare).map_err(|source| Error::io(format!("make namespaces {:?}", self.unshare), source))?;
         }
@@ -70,14 +72,46 @@ impl Plan {
             sethostname(&hostname)
                 .map_err(|source| Error::io(format!("set the pod's hostname to {hostname:?}"), source))?;
         }
-        self.sysctls.iter().try_for_each(|(name, value)| set(name, value))
+        Ok(Parameters(self.sysctls))
     }
 }
 
-/// Sets a kernel parameter of the namespaces this process is in (proc_sys(5)).
-fn set(name: &str, value: &str) -> Result<(), Error> {
-    let path = format!("/proc/sys/{}", name.replace('.', "/"));
-    std::fs::write(&path, value).map_err(|source| Error::io(format!("set {path} to {value:?} for the pod"), source))
+/// Kernel parameters of the namespaces this process is in (proc_sys(5)).
+#[must_use]
+pub(super) struct Parameters(BTreeMap<String, String>);
+
+impl Parameters {
+    /// Sets all of them.
+    pub(super) fn set(self) -> Result<(), Error> {
+        self.0.iter().try_for_each(|(name, value)| write(name, value).map_err(|source| failure(name, value, source)))
+    }
+
+    /// Sets those that this process may, and returns the others.
+    pub(super) fn set_permitted(self) -> Result<Self, Error> {
+        let mut refused = BTreeMap::new();
+        for (name, value) in self.0 {
+            match write(&name, &value) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                    refused.insert(name, value);
+                }
+                Err(error) => return Err(failure(&name, &value, error)),
+            }
+        }
+        Ok(Self(refused))
+    }
+}
+
+fn path(name: &str) -> String {
+    format!("/proc/sys/{}", name.replace('.', "/"))
+}
+
+fn write(name: &str, value: &str) -> io::Result<()> {
+    std::fs::write(path(name), value)
+}
+
+fn failure(name: &str, value: &str, source: io::Error) -> Error {
+    Error::io(format!("set {} to {value:?} for the pod", path(name)), source)
 }
 
 #[cfg(test)]

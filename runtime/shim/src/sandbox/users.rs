@@ -139,10 +139,11 @@ fn build(building: Building<'_>, shim: &mut UnixStream) -> Result<(), Error> {
         setns(join, CloneFlags::CLONE_NEWUSER).map_err(|errno| failed(errno.into()))?;
         expect_map(building.users)?;
     }
+    // Parameters with ids (net.ipv4.ping_group_range) are set in here: they are the pod's. Those of IPC are the pod's root's
+    // to write from Linux 6.11 on; before, the node's.
+    let parameters = building.plan.enter()?.set_permitted()?;
     become_root().map_err(|errno| failed(errno.into()))?;
-    // Also the kernel's parameters are set by the pod's root: ids among them are the pod's (net.ipv4.ping_group_range), and
-    // from Linux 6.11 on those of IPC are nobody else's to write. (Before, only the node's root could, and no runtime can.)
-    building.plan.enter()
+    parameters.set()
 }
 
 /// Whether the user namespace this process has joined is the one that was asked for.
