@@ -121,8 +121,14 @@ fn each_containerd_is_answered_in_its_own_dialect() {
 fn the_daemon_has_nothing_of_its_callers() {
     run(async {
         let place = Place::new();
+        // A descriptor that its caller has left to be inherited.
+        let left = File::create(place.dir.path().join("left")).unwrap();
+        nix::fcntl::fcntl(&left, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
         let address = place.started("bundle", "i");
         let pid = Shim::connect(&address).await.unwrap().connect_task("nobody").await.unwrap().0;
+        let held = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let held: Vec<PathBuf> = held.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
+        assert!(!held.contains(&place.dir.path().join("left")), "{held:?}");
         assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
@@ -264,7 +270,12 @@ fn a_shim_that_cannot_be_says_why_and_leaves_no_socket() {
     // A held lock whose owner does not listen.
     let lock = File::create(place.bundle("bundle").join("shim.lock")).unwrap();
     lock.lock().unwrap();
+    let sockets = || {
+        let entries = fs::read_dir(place.dir.path()).unwrap().flatten();
+        entries.filter(|entry| entry.file_type().unwrap().is_socket()).count()
+    };
     refused(&place.start("bundle", "i", &place.params("i").write_to_bytes().unwrap()), "shim.lock");
+    assert_eq!(sockets(), 0);
     // One that fails only when it has been forked.
     let value = oci::Options { shim_cgroup: "/no/such/../cgroup".into(), ..Default::default() };
     let value = value.write_to_bytes().unwrap();
@@ -272,8 +283,7 @@ fn a_shim_that_cannot_be_says_why_and_leaves_no_socket() {
     let extension = Extension { value: MessageField::some(options), ..Default::default() };
     let params = BootstrapParams { extensions: vec![extension], ..place.params("i") };
     refused(&place.start("other", "i", &params.write_to_bytes().unwrap()), "cgroup");
-    let sockets = fs::read_dir(place.dir.path()).unwrap().flatten();
-    assert_eq!(sockets.filter(|entry| entry.file_type().unwrap().is_socket()).count(), 0);
+    assert_eq!(sockets(), 0);
 }
 
 #[test]
@@ -341,8 +351,43 @@ fn a_log_that_is_no_fifo_is_left_alone() {
         let log = place.bundle("bundle").join("log");
         fs::write(&log, "somebody's\n").unwrap();
         let address = place.started("bundle", "i");
-        end(&address).await;
+        let shim = Shim::connect(&address).await.unwrap();
+        let pid = shim.connect_task("nobody").await.unwrap().0;
+        let options = pea_shim::sandbox::SandboxOptions::default();
+        shim.create_sandbox("i", &place.bundle("bundle"), None, &options).await.unwrap();
+        // It has something to say: that it stays.
+        kill(Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
+        shim.stop_sandbox("i", std::time::Duration::ZERO).await.unwrap();
+        shim.shutdown_sandbox("i").await.unwrap();
+        eventually("the shim has ended", || !alive(pid));
         assert_eq!(fs::read_to_string(&log).unwrap(), "somebody's\n");
+    });
+}
+
+#[test]
+fn the_delete_of_a_tasks_bundle_ends_an_idle_shim_and_takes_away_what_a_dead_one_has_left() {
+    run(async {
+        for dead in [false, true] {
+            let place = Place::new();
+            let bundle = place.bundle("bundle");
+            fs::write(bundle.join("config.json"), "{}").unwrap();
+            fs::create_dir(bundle.join("rootfs")).unwrap();
+            let address = place.started("bundle", "i");
+            let pid = Shim::connect(&address).await.unwrap().connect_task("nobody").await.unwrap().0;
+            // Mounted by whoever died before he wrote a record.
+            let kind = Some("tmpfs");
+            nix::mount::mount(kind, &bundle.join("rootfs"), kind, nix::mount::MsFlags::empty(), None::<&str>).unwrap();
+            if dead {
+                kill(Pid::from_raw(pid as i32), Signal::SIGKILL).unwrap();
+                eventually("the shim has ended", || !alive(pid));
+            }
+            let done = start(&bundle, &["-namespace", "test", "-id", "i", "delete"], &[], b"");
+            assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+            eventually("the shim has ended", || !alive(pid));
+            let socket = Path::new(address.strip_prefix("unix://").unwrap());
+            eventually("the socket is gone", || !socket.exists());
+            assert_eq!(support::mounts_below(&bundle), Vec::<String>::new());
+        }
     });
 }
 

@@ -240,3 +240,116 @@ fn a_cgroup_parent_that_holds_more_than_the_pod_is_refused() {
         shim.shutdown_sandbox("root").await.unwrap();
     });
 }
+
+#[test]
+fn of_two_creations_of_one_id_one_is_refused_and_the_other_not_hurt() {
+    run(async {
+        let pod = Pod::start().await;
+        let (id, bundle) = (pod.container_id("c"), pod.bundle("c"));
+        let rootfs = pod.prepare("c", &["sleep", "1000"], false, |_| {});
+        let task = CreateTask { id: id.clone(), bundle, rootfs, ..Default::default() };
+        let (one, two) = tokio::join!(pod.shim.create(&task), pod.shim.create(&task));
+        let (made, refused) = if one.is_ok() { (one, two) } else { (two, one) };
+        assert!(matches!(refused, Err(Error::AlreadyExists(_))), "{refused:?}");
+        assert_eq!(pod.shim.start(&id, None).await.unwrap(), made.unwrap());
+        assert_eq!(fs::read_dir(pod.dir.path().join("pea")).unwrap().count(), 1, "not where the sandbox says");
+        pod.end().await;
+    });
+}
+
+/// A hook that ends when the gate is there.
+fn gated(gate: &Path) -> serde_json::Value {
+    let wait = format!("while ! [ -e {} ]; do sleep 0.01; done", gate.display());
+    serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", wait], "env": ["PATH=/bin"]}])
+}
+
+#[test]
+fn a_client_that_goes_away_in_the_middle_of_a_create_leaves_it_whole() {
+    run(async {
+        let pod = Pod::start().await;
+        let gate = pod.dir.path().join("gate");
+        let change = |config: &mut serde_json::Value| config["hooks"]["createRuntime"] = gated(&gate);
+        let rootfs = pod.prepare("c", &["sleep", "1000"], false, change);
+        let task = CreateTask { id: pod.container_id("c"), bundle: pod.bundle("c"), rootfs, ..Default::default() };
+        let hasty = Shim::connect(&pod.address).await.unwrap();
+        let id = task.id.clone();
+        let create = tokio::time::timeout(Duration::from_millis(300), hasty.create(&task)).await;
+        assert!(create.is_err(), "created before its hook ended: {create:?}");
+        drop(hasty);
+        // The connection is closed in the kernel, but the shim has to see it: its next answers come after that.
+        for _ in 0..10 {
+            assert_eq!(pod.shim.state(&id, None).await.unwrap().pid, 0);
+        }
+        fs::write(&gate, "").unwrap();
+        let end = std::time::Instant::now() + support::DEADLINE;
+        while pod.shim.state(&id, None).await.unwrap().pid == 0 {
+            assert!(std::time::Instant::now() < end, "the container stays half-made");
+        }
+        assert!(pod.shim.start(&id, None).await.is_ok());
+        pod.end().await;
+    });
+}
+
+/// The helper that works for the shim while a hook waits: its only child, the container's init having ended.
+fn helper(pod: &Pod) -> u32 {
+    let children = format!("/proc/{0}/task/{0}/children", pod.shim_pid);
+    let mut pids = Vec::new();
+    support::eventually("a helper is at work", || {
+        let text = fs::read_to_string(&children).unwrap();
+        pids = text.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()).collect();
+        pids.len() == 1
+    });
+    pids[0]
+}
+
+#[test]
+fn a_helper_has_its_pipe_and_the_lock_and_one_that_is_killed_is_a_failure_to_be_repeated() {
+    run(async {
+        let pod = Pod::start().await;
+        let gate = pod.dir.path().join("gate");
+        let change = |config: &mut serde_json::Value| config["hooks"]["poststop"] = gated(&gate);
+        pod.create_with("c", &["true"], pod.log("c").0, change).await.unwrap();
+        let id = pod.container_id("c");
+        pod.shim.start(&id, None).await.unwrap();
+        pod.shim.wait(&id, None).await.unwrap();
+        let (shim, of) = (pod.shim.clone(), id.clone());
+        let deleting = tokio::spawn(async move { shim.delete(&of, None).await });
+        pod.shim.state(&id, None).await.unwrap();
+        let pid = helper(&pod);
+        let held = |pid: u32| -> Vec<String> {
+            let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+            fds.filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.display().to_string())).collect()
+        };
+        support::eventually("it has closed what is not its own", || held(pid).len() <= 6);
+        assert!(held(pid).iter().any(|file| file.ends_with("shim.lock")), "{:?}", held(pid));
+        assert!(!held(pid).iter().any(|file| file.starts_with("socket:")), "{:?}", held(pid));
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+        let failed = deleting.await.unwrap().unwrap_err();
+        assert!(failed.to_string().contains("left no report"), "{failed}");
+        fs::write(&gate, "").unwrap();
+        pod.shim.delete(&id, None).await.unwrap();
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_helper_ends_with_its_shim() {
+    run(async {
+        let pod = Pod::start().await;
+        let change = |config: &mut serde_json::Value| config["hooks"]["poststop"] = gated(&pod.dir.path().join("gate"));
+        pod.create_with("c", &["true"], Stdio::default(), change).await.unwrap();
+        let id = pod.container_id("c");
+        pod.shim.start(&id, None).await.unwrap();
+        pod.shim.wait(&id, None).await.unwrap();
+        let (shim, of) = (pod.shim.clone(), id.clone());
+        let deleting = tokio::spawn(async move { shim.delete(&of, None).await });
+        pod.shim.state(&id, None).await.unwrap();
+        let pid = helper(&pod);
+        pod.signal_shim(nix::sys::signal::Signal::SIGKILL);
+        support::eventually("the helper has ended", || !alive(pid));
+        assert!(matches!(deleting.await.unwrap(), Err(Error::Closed(_))));
+        fs::write(pod.dir.path().join("gate"), "").unwrap();
+        delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
+        pod.nothing_left();
+    });
+}

@@ -336,11 +336,11 @@ fn how_a_task_ended_is_still_known_when_its_shim_is_gone() {
     run(async {
         let dir = testkit::scratch();
         let pod = Pod::start().await;
-        pod.start_container("c", &["sh", "-c", "exit 17"], Stdio::default()).await;
-        pod.shim.wait(&pod.container_id("c"), None).await.unwrap();
+        let init = pod.start_container("c", &["sh", "-c", "exit 17"], Stdio::default()).await;
+        let ended = pod.shim.wait(&pod.container_id("c"), None).await.unwrap();
         pod.signal_shim(Signal::SIGKILL);
         let exit = delete(&binary(), &pod.bundle("c"), "test", &pod.container_id("c")).unwrap();
-        assert_eq!(exit.status, 17);
+        assert_eq!((exit.status, exit.pid, exit.at), (17, init, ended.at));
         let unknown = delete(&binary(), dir.path(), "test", "never-was").unwrap();
         assert_eq!(unknown.status, 137);
     });

@@ -12,6 +12,7 @@ use containerd_shim_protos::events::task as event;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::shim::oci;
+use containerd_shim_protos::shim_async::TaskClient;
 use containerd_shim_protos::ttrpc::Code;
 use containerd_shim_protos::ttrpc::context::Context;
 use containerd_shim_protos::types::task::Status;
@@ -531,6 +532,7 @@ fn a_shutdown_is_for_the_shim_that_has_nothing_to_look_after() {
         pod.end().await;
 
         // Of a shim without a sandbox the tasks decide.
+        let pod = Pod::start().await;
         let dir = testkit::scratch();
         let binary = support::pod::binary();
         let address = pea_shim::client::Bootstrap::start(&binary, dir.path(), "test", "alone", dir.path()).unwrap();
@@ -538,10 +540,23 @@ fn a_shutdown_is_for_the_shim_that_has_nothing_to_look_after() {
         let connected: api::ConnectResponse =
             call(&client, V2, "Connect", &about!(ConnectRequest, "alone")).await.unwrap();
         assert_eq!(connected.task_pid, 0);
+        let task = TaskClient::new(client.clone());
+        let root = toml(&format!("Root = \"{}\"", dir.path().join("state").display()));
+        let request = create(&pod, "c", &["sleep", "1000"], Stdio::default(), |_| {});
+        let request = api::CreateTaskRequest { options: Some(root).into(), ..request };
+        let id = request.id.clone();
+        task.create(now(), &request).await.unwrap();
+        assert!(dir.path().join("state/test").join(&id).exists(), "not where the options say");
+        task.shutdown(now(), &about!(ShutdownRequest, id)).await.unwrap();
+        // One that was never started is ended by its delete.
+        let deleted = task.delete(now(), &about!(DeleteRequest, id)).await.unwrap();
+        assert_eq!(deleted.exit_status, 137);
+        drop(task);
         let _: api::Empty = call(&client, V2, "Shutdown", &about!(ShutdownRequest, "alone")).await.unwrap();
         drop(client);
         support::eventually("the shim has ended", || !alive(connected.shim_pid));
         assert!(Shim::connect(&address).await.is_err());
+        pod.end().await;
     });
 }
 

@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use containerd_shim_protos::api;
+use containerd_shim_protos::ttrpc::context::Context;
 use pea_shim::client::{Error, Stdio, TaskStatus};
 use support::pod::{Pod, exec_to_end, process, program, run, shell};
 use support::{alive, eventually, open_files, processes, status_field};
@@ -282,6 +284,30 @@ fn input_that_was_closed_before_the_start_ends_when_it_has_been_read() {
         // The shim holds the FIFO open no longer: with the last writer it ends.
         drop(keep);
         assert_eq!(waiting.await.unwrap().unwrap().status, 0);
+        pod.end().await;
+    });
+}
+
+#[test]
+fn what_closes_something_else_than_input_leaves_it_open() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let (stdio, log) = pod.log("log");
+        let stdio = Stdio { stdin: fifo(&pod, "in"), ..stdio };
+        pod.shim.exec(&id, "e", &process(&["cat"]), &stdio).await.unwrap();
+        pod.shim.start(&id, Some("e")).await.unwrap();
+        let request = api::CloseIORequest { id: id.clone(), exec_id: "e".into(), stdin: false, ..Default::default() };
+        support::wire::tasks(&pod).await.close_io(Context::default(), &request).await.unwrap();
+        // A client comes and goes; only with the wish to close is there an end.
+        for words in ["one\n", "two\n"] {
+            fs::write(&stdio.stdin, words).unwrap();
+            eventually("the words are through", || fs::read_to_string(&log).is_ok_and(|log| log.ends_with(words)));
+        }
+        assert_eq!(pod.shim.state(&id, Some("e")).await.unwrap().status, TaskStatus::Running);
+        pod.shim.close_io(&id, Some("e")).await.unwrap();
+        assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 0);
         pod.end().await;
     });
 }

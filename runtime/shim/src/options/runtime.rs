@@ -7,6 +7,9 @@
 //!
 //! In TOML the keys are those of containerd's configuration: `SystemdCgroup`, `Root` and so on.
 
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use containerd_shim_protos::protobuf::Message;
@@ -17,6 +20,8 @@ use containerd_shim_protos::shim::oci;
 use crate::error::Error;
 use crate::fields::Fields;
 
+/// The most that is read of a file of options, in bytes; they are a few lines.
+const LONGEST_CONFIG: u64 = 1 << 20;
 const RUNC: &str = "containerd.runc.v1.Options";
 const GENERIC: &str = "runtimeoptions.v1.Options";
 /// `criu_path` of `containerd.runc.v1.Options` before containerd 2.0.
@@ -88,7 +93,7 @@ impl TaskOptions {
         if !body.is_empty() || path.is_empty() {
             return Self::from_toml(&body, "options of the runtime in containerd's configuration");
         }
-        let text = std::fs::read_to_string(Path::new(&path));
+        let text = read_config(Path::new(&path));
         let text = text.map_err(|source| Error::invalid(format!("runtime options: ConfigPath {path}: {source}")))?;
         Self::from_toml(&text, &path)
     }
@@ -110,6 +115,17 @@ impl TaskOptions {
             shim_cgroup: given(&keys.shim_cgroup),
         })
     }
+}
+
+/// Reads a file of options. In the one thread of the pod a FIFO would be waited for, and a device never ends.
+fn read_config(path: &Path) -> io::Result<String> {
+    let file = File::options().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(LONGEST_CONFIG).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The keys of the TOML text. `Criu*` are accepted for the sake of configurations written for runc: whoever asks for a
@@ -247,6 +263,13 @@ mod tests {
         assert_eq!(TaskOptions::from_any(Some(&by_path)).unwrap(), expected);
         let nowhere = TaskOptions::from_any(Some(&generic(2, "/no/such.toml"))).unwrap_err();
         assert!(nowhere.to_string().contains("/no/such.toml"));
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        for odd in [fifo.to_str().unwrap(), "/dev/zero", "/"] {
+            let refused = TaskOptions::from_any(Some(&generic(2, odd))).unwrap_err().to_string();
+            assert!(refused.contains(odd) && refused.contains("regular file"), "{refused}");
+        }
     }
 
     #[test]

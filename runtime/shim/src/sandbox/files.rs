@@ -104,7 +104,11 @@ pub fn configuration(sandbox: &Path, files: &PodFiles, task: &Path) -> Result<Op
 pub fn add(config: &mut Value, sandbox: &Path, files: &PodFiles) -> usize {
     let read_only = config.pointer("/root/readonly").and_then(Value::as_bool).unwrap_or(false);
     let Some(config) = config.as_object_mut() else { return 0 };
-    let Some(mounts) = config.entry("mounts").or_insert_with(|| json!([])).as_array_mut() else { return 0 };
+    let mounts = config.entry("mounts").or_insert(Value::Null);
+    if mounts.is_null() {
+        *mounts = json!([]);
+    }
+    let Some(mounts) = mounts.as_array_mut() else { return 0 };
     // Every specification begins with a tmpfs there, which containerd replaces when it knows of the pod's.
     mounts.retain(|mount| mount["destination"] != SHM_PLACE || mount["type"] != "tmpfs");
     let before = mounts.len();
@@ -139,6 +143,9 @@ mod tests {
     fn the_memory_that_every_container_begins_with_gives_way_to_the_pods() {
         let mut config = json!({"mounts": [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}]});
         assert_eq!(add(&mut config, Path::new("/s"), &PodFiles::default()), 4);
+        for mut without in [json!({}), json!({"mounts": null})] {
+            assert_eq!(add(&mut without, Path::new("/s"), &PodFiles::default()), 4);
+        }
         let sources: Vec<_> = config["mounts"].as_array().unwrap().iter().map(|mount| &mount["source"]).collect();
         assert_eq!(sources, ["/s/hostname", "/s/hosts", "/s/resolv.conf", "/dev/shm"]);
     }
