@@ -278,7 +278,7 @@ fn options_of_runcs_type_and_none_at_all_make_scopes_too() {
     });
 }
 
-/// Those of the shim and its pause container, if there is one: what is not in the pod's slice kubelet does not count.
+/// Kubelet counts what is in the pod's slice, and ends it with the pod; the shim must live on to tell of that.
 #[test]
 fn the_shim_stays_where_containerd_is() {
     if skipped() {
@@ -287,12 +287,40 @@ fn the_shim_stays_where_containerd_is() {
     run(async {
         let node = Node::start().await;
         let pod = node.pod("place").await;
-        let shim = shims_below(node.dir.path())[0];
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap();
-        assert_eq!(fs::read_to_string(format!("/proc/{shim}/cgroup")).unwrap(), own);
+        expect_with_containerd(shims_below(node.dir.path())[0]);
         let slice = Path::new("/sys/fs/cgroup").join(node.cgroup().trim_start_matches('/'));
-        assert_eq!(slice.join(scope(&pod.id)).exists(), sandboxer() != "shim");
+        assert_eq!(slice.join(scope(&pod.id)).exists(), sandboxer() != "shim", "the pause container");
         node.remove(&pod).await;
+        node.clean().await;
+    });
+}
+
+/// (containerd has the cgroup of this process.)
+fn expect_with_containerd(shim: u32) {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap();
+    assert_eq!(fs::read_to_string(format!("/proc/{shim}/cgroup")).unwrap(), own);
+}
+
+#[test]
+fn without_a_pause_container_a_pod_is_the_same_scopes_in_its_slice() {
+    if skipped() {
+        return;
+    }
+    run(async {
+        let Some(node) = Node::pauseless().await else { return };
+        let pod = node.pod("pauseless").await;
+        let shim = shims_below(node.dir.path())[0];
+        expect_with_containerd(shim);
+        let limit = || limited(Message::new().number(4, 16 << 20));
+        let greedy = start(&node, &pod, "greedy", &["sh", "-c", "exec tail -n 1 /dev/zero"], limit()).await;
+        assert_eq!(node.until_exited(&greedy).await, (137, "OOMKilled".into()));
+        let id = start(&node, &pod, "c", &["sleep", "1000"], limit()).await;
+        assert_eq!(file(&cgroup(&node, &id), "memory.max"), (16 << 20).to_string());
+        let sleeper = init(&node, &id);
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+        node.until_exited(&id).await;
+        node.remove(&pod).await;
+        assert!(!alive(sleeper));
         node.clean().await;
     });
 }

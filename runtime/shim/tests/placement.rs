@@ -74,6 +74,15 @@ impl Bundle {
     }
 }
 
+impl Drop for Bundle {
+    fn drop(&mut self) {
+        // What a failed test has left.
+        for pid in shims_with_id(&self.id) {
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+}
+
 /// The cgroup of that path in every hierarchy there is; they are gone with this value.
 struct Cgroup {
     path: String,
