@@ -5,6 +5,6 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     if let Err(error) = pea_shim::dry::options(data) {
-        assert!(!error.to_string().contains("a bug"), "{error}");
+        assert!(!error.to_string().starts_with("a bug"), "{error}");
     }
 });
