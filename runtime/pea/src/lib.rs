@@ -44,7 +44,7 @@ pub use options::{CgroupDriver, CreateOptions, ExecOptions};
 pub use pending::Pending;
 pub use rootfs::{RootMount, mount_root, unmount_root};
 pub use runtime::Runtime;
-pub use state::{State, Status};
+pub use state::{State, Status, Traits};
 pub use stats::{
     BlkioStats, CgroupVersion, CpuStats, CpusetStats, HugetlbStats, IoEntry, MemoryCounter, MemoryStats, PidsStats,
     Pressure, PressureLine, RdmaStats, RdtDomain, RdtStats, Stats,

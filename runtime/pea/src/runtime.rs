@@ -10,7 +10,7 @@ use crate::error::Error;
 use crate::options::{CgroupDriver, CreateOptions, ExecOptions};
 use crate::pending::Pending;
 use crate::spec::NOTIFY_SOCKET;
-use crate::state::State;
+use crate::state::{State, Traits};
 use crate::stats::Stats;
 use crate::store::Container;
 use crate::verb::create::{Created, Request, Source};
@@ -146,6 +146,11 @@ impl Runtime {
     /// The container's state, derived from what is alive now.
     pub fn state(&self, id: &str) -> Result<State, Error> {
         query::state(&self.container(id)?)
+    }
+
+    /// What a supervisor wants to know of the container's specification again and again.
+    pub fn traits(&self, id: &str) -> Result<Traits, Error> {
+        query::traits(&self.container(id)?)
     }
 
     /// All containers under this root, sorted by id.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use serde::{Deserialize, Serialize};
 
 use crate::store::Record;
@@ -60,6 +61,31 @@ impl State {
             created: record.created.clone(),
             annotations: record.annotations.clone(),
             owner: String::new(),
+        }
+    }
+}
+
+/// What a supervisor wants to know of a container's specification without reading it again: that is long, and takes many
+/// times its length when it is taken apart.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Traits {
+    /// Whether other programs run when its own is started (`poststart` hooks). They may take their time.
+    pub start_hooks: bool,
+    /// Whether its processes die with its init, by the kernel's doing: it has a pid namespace of its own.
+    pub own_pid_namespace: bool,
+}
+
+impl Traits {
+    pub(crate) fn of(spec: &Spec) -> Self {
+        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
+        let hooks = spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref());
+        Self {
+            start_hooks: hooks.is_some_and(|hooks| !hooks.is_empty()),
+            own_pid_namespace: namespaces
+                .into_iter()
+                .flatten()
+                .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none()),
         }
     }
 }

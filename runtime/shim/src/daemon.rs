@@ -9,14 +9,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::prctl::set_child_subreaper;
+use nix::sys::signal::Signal;
 use nix::unistd::setsid;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::error::Error;
 use crate::events::Publisher;
 use crate::lock::Lock;
 use crate::peers::Peers;
 use crate::pod::Pod;
+use crate::rest::Rest;
+use crate::signals::Signals;
 use crate::{log, server, sys};
 
 /// What the daemon tells `start` once it serves; anything else is why it does not.
@@ -29,6 +31,9 @@ const FAREWELL: Duration = Duration::from_secs(2);
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 /// The most there is.
 const MOST_OOM_SCORE: i32 = 1000;
+
+/// How much the event loop hears of at once; by default it has room for 1024, which are 12 KiB.
+const EVENTS: usize = 64;
 
 /// What `start` hands to the daemon.
 pub struct Inheritance {
@@ -130,20 +135,24 @@ fn log_of(bundle: &Path) -> Option<File> {
 
 fn serve(inheritance: &mut Inheritance) -> Result<(), Error> {
     // One thread: forking stays legal, and namespaces can be entered.
+    let rest = Rest::default();
+    let sleeper = rest.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .max_io_events_per_tick(EVENTS)
+        .on_thread_park(move || sleeper.if_due())
         .build()
         .map_err(|source| Error::io("start the event loop", source))?;
-    runtime.block_on(live(inheritance))
+    runtime.block_on(live(inheritance, rest))
 }
 
-async fn live(inheritance: &mut Inheritance) -> Result<(), Error> {
+async fn live(inheritance: &mut Inheritance, rest: Rest) -> Result<(), Error> {
     let events = Publisher::new(&inheritance.events, &inheritance.namespace);
     let lock = inheritance.lock.take().ok_or_else(|| Error::internal("a shim lives once"))?;
-    let pod = Pod::new(&inheritance.namespace, &inheritance.bundle, lock, inheritance.socket.take(), events);
-    let mut terminate = signal(SignalKind::terminate()).map_err(|source| Error::io("watch SIGTERM", source))?;
+    let pod = Pod::new(&inheritance.namespace, &inheritance.bundle, lock, inheritance.socket.take(), events, rest);
+    let terminate = Signals::watch(Signal::SIGTERM).map_err(|source| Error::io("watch SIGTERM", source))?;
     tokio::spawn(pod.reaper.clone().reap_orphans());
-    tokio::spawn(pod.clone().stay_small());
+    tokio::spawn(pod.rest.clone().watch());
     let listener = inheritance.listener.try_clone().map_err(|source| Error::io("serve the shim's socket", source))?;
     let peers = Peers::default();
     let mut server = server::server(&pod, &peers, listener)?;
@@ -152,10 +161,10 @@ async fn live(inheritance: &mut Inheritance) -> Result<(), Error> {
         // `start` may have been killed meanwhile; that is no reason not to serve.
         let _ = ready.write_all(READY.as_bytes());
     }
-    let asked = until_the_end(&pod, &mut terminate).await;
+    let asked = until_the_end(&pod, &terminate).await;
     pod.events.flush().await;
     if asked {
-        until_the_clients_left(&peers, &mut terminate).await;
+        until_the_clients_left(&peers, &terminate).await;
     }
     // Requests that are still being answered are answered before their connections are closed.
     let _ = tokio::time::timeout(FAREWELL, server.shutdown()).await;
@@ -163,11 +172,11 @@ async fn live(inheritance: &mut Inheritance) -> Result<(), Error> {
 }
 
 /// Runs until the last client says so, or until SIGTERM, if there is nothing to look after. Returns whether a client did.
-async fn until_the_end(pod: &Pod, terminate: &mut Signal) -> bool {
+async fn until_the_end(pod: &Pod, terminate: &Signals) -> bool {
     loop {
         tokio::select! {
             () = pod.quitting() => return true,
-            _ = terminate.recv() => {
+            _ = terminate.received() => {
                 if pod.quit_if_idle() {
                     return false;
                 }
@@ -179,10 +188,10 @@ async fn until_the_end(pod: &Pod, terminate: &mut Signal) -> bool {
 
 /// Whoever ended the shim must not find the connection closed beside the answer (see [`crate::peers`]). Clients that
 /// stay connected all the same are waited for a while, or until SIGTERM.
-async fn until_the_clients_left(peers: &Peers, terminate: &mut Signal) {
+async fn until_the_clients_left(peers: &Peers, terminate: &Signals) {
     tokio::select! {
         () = peers.gone() => {}
-        _ = terminate.recv() => {}
+        _ = terminate.received() => {}
         () = tokio::time::sleep(FAREWELL) => log::info("a client stays connected to a shim that ends"),
     }
 }

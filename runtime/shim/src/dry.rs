@@ -4,7 +4,6 @@
 use std::path::Path;
 
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use serde_json::Value;
 
 use crate::bootstrap::{Arguments, Environment, Start};
 use crate::error::Error;
@@ -79,11 +78,11 @@ pub fn stream(text: &[u8]) -> Result<(), Error> {
 pub fn bundle(text: &[u8]) -> Result<(), Error> {
     let wrong = |source| Error::json("config.json", source);
     drop(serde_json::from_slice::<launch::Config>(text).map_err(wrong)?.group());
-    let mut config: Value = serde_json::from_slice(text).map_err(wrong)?;
     let files = PodFiles { private_shm: true, ..PodFiles::default() };
-    files::add(&mut config, Path::new("/s"), &files);
-    match files::add(&mut config, Path::new("/s"), &files) {
-        0 => Ok(()),
-        _ => Err(Error::internal("a bug: a container gets the pod's files twice")),
+    let with_files = |text: &[u8]| files::with_files(text, Path::new("/s"), &files).map_err(wrong);
+    let Some(changed) = with_files(text)? else { return Ok(()) };
+    match with_files(&changed)? {
+        None => Ok(()),
+        Some(_) => Err(Error::internal("a bug: a container gets the pod's files twice")),
     }
 }

@@ -1,12 +1,15 @@
 //! `containerd-shim-pea-v2`: parse, dispatch, map to an exit code.
 
-use std::io::{IsTerminal, Read, Write};
+use std::io::Write;
 use std::process::ExitCode;
 
 use containerd_shim_protos::protobuf::Message;
 use pea_shim::bootstrap::{Action, Arguments, Environment, Start};
 use pea_shim::error::Error;
-use pea_shim::{cleanup, info, launch};
+use pea_shim::{Heap, cleanup, info, input, launch};
+
+#[global_allocator]
+static HEAP: Heap = Heap;
 
 const USAGE: &str = "\
 containerd-shim-pea-v2 is started by containerd (runtime io.containerd.pea.v2) and by peapod, not by hand.
@@ -34,7 +37,7 @@ fn run() -> Result<Vec<u8>, Error> {
         Arguments::parse(std::env::args_os().skip(1)).map_err(|error| Error::invalid(format!("{error}\n\n{USAGE}")))?;
     match arguments.action {
         Action::Start => {
-            let start = Start::of(&arguments, &Environment::of_process(), &stdin()?)?;
+            let start = Start::of(&arguments, &Environment::of_process(), &input::read()?)?;
             start.answer(&launch::start(&start)?)
         }
         Action::Delete => {
@@ -42,25 +45,7 @@ fn run() -> Result<Vec<u8>, Error> {
             response.write_to_bytes().map_err(|source| Error::internal(format!("encode the answer: {source}")))
         }
         Action::Version => Ok(info::version().into_bytes()),
-        Action::Info => info::info(&stdin()?),
+        Action::Info => info::info(&input::read()?),
         Action::None => Err(Error::invalid(format!("nothing to do\n\n{USAGE}"))),
     }
-}
-
-/// The most there may be on standard input: options are a few hundred bytes, and a daemon that writes for ever must not
-/// fill the memory.
-const LONGEST_INPUT: u64 = 4 << 20;
-
-/// All of standard input; a terminal is a person, who has nothing to say here.
-fn stdin() -> Result<Vec<u8>, Error> {
-    let mut input = Vec::new();
-    let stdin = std::io::stdin();
-    if !stdin.is_terminal() {
-        let mut stdin = stdin.take(LONGEST_INPUT + 1);
-        stdin.read_to_end(&mut input).map_err(|source| Error::io("read standard input", source))?;
-    }
-    if input.len() as u64 > LONGEST_INPUT {
-        return Err(Error::invalid(format!("there are more than {LONGEST_INPUT} bytes on standard input")));
-    }
-    Ok(input)
 }

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::Notify;
 
@@ -14,15 +13,12 @@ use crate::events::Publisher;
 use crate::lock::Lock;
 use crate::options::TaskOptions;
 use crate::reap::Reaper;
+use crate::rest::Rest;
 use crate::sandbox::Sandbox;
-use crate::sys;
 use crate::task::Container;
 
 /// Where containerd's shims keep what their runtimes write.
 const DEFAULT_ROOT: &str = "/run/containerd/pea";
-
-/// How long nothing must have happened for a pod to count as quiet.
-const QUIET: Duration = Duration::from_millis(500);
 
 /// The pod. Clones are handles to the same one.
 #[derive(Clone)]
@@ -31,6 +27,8 @@ pub struct Pod {
     pub reaper: Reaper,
     /// Tells containerd.
     pub events: Publisher,
+    /// Is told of work.
+    pub rest: Rest,
     inner: Arc<Inner>,
 }
 
@@ -40,7 +38,6 @@ struct Inner {
     lock: Lock,
     members: Mutex<Members>,
     quit: Notify,
-    worked: Notify,
 }
 
 #[derive(Default)]
@@ -70,16 +67,22 @@ pub struct Home {
 
 impl Pod {
     /// An empty pod, whose shim was started in `bundle`, holds its `lock` and listens on `socket`.
-    pub fn new(namespace: &str, bundle: &Path, lock: Lock, socket: Option<Socket>, events: Publisher) -> Self {
+    pub fn new(
+        namespace: &str,
+        bundle: &Path,
+        lock: Lock,
+        socket: Option<Socket>,
+        events: Publisher,
+        rest: Rest,
+    ) -> Self {
         let inner = Inner {
             namespace: namespace.to_owned(),
             bundle: bundle.to_owned(),
             lock,
             members: Mutex::new(Members { socket, ..Members::default() }),
             quit: Notify::new(),
-            worked: Notify::new(),
         };
-        Self { reaper: Reaper::default(), events, inner: Arc::new(inner) }
+        Self { reaper: Reaper::default(), events, rest, inner: Arc::new(inner) }
     }
 
     /// containerd's namespace.
@@ -184,18 +187,8 @@ impl Pod {
         operation: impl Future<Output = Result<T, Error>> + Send + 'static,
     ) -> Result<T, Error> {
         let done = tokio::spawn(operation).await;
-        self.inner.worked.notify_one();
+        self.rest.worked();
         done.unwrap_or_else(|error| Err(Error::internal(format!("the operation broke off: {error}"))))
-    }
-
-    /// Gives back, when all is quiet after some work, what that has left of memory: specifications are large, and a
-    /// pod that rests keeps nothing of them.
-    pub async fn stay_small(self) {
-        loop {
-            self.inner.worked.notified().await;
-            while tokio::time::timeout(QUIET, self.inner.worked.notified()).await.is_ok() {}
-            sys::trim_memory();
-        }
     }
 
     fn members(&self) -> MutexGuard<'_, Members> {

@@ -16,10 +16,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::error::Error;
+use crate::signals::Signals;
 use crate::{log, sys};
 
 /// How a process ended.
@@ -100,14 +100,14 @@ impl Reaper {
 
     /// Reaps orphans for ever.
     pub async fn reap_orphans(self) {
-        let mut ended = match signal(SignalKind::child()) {
+        let ended = match Signals::watch(Signal::SIGCHLD) {
             Ok(ended) => ended,
             Err(error) => return log::error(format!("watch SIGCHLD: {error}; orphans will stay zombies")),
         };
         loop {
             self.sweep();
             tokio::select! {
-                _ = ended.recv() => {}
+                _ = ended.received() => {}
                 () = self.0.again.notified() => {}
             }
         }

@@ -90,12 +90,17 @@ pub fn write_text(path: &Path, text: &[u8]) -> Result<(), Error> {
 
 /// Reads a record; `None` when it was never written.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Error> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(error) if absent(&error) => return Ok(None),
-        Err(error) => return Err(Error::io(format!("read {}", path.display()), error)),
-    };
+    let Some(text) = read_text(path)? else { return Ok(None) };
     serde_json::from_slice(&text).map(Some).map_err(|source| Error::json(format!("read {}", path.display()), source))
+}
+
+/// The same, as it is.
+pub fn read_text(path: &Path) -> Result<Option<Vec<u8>>, Error> {
+    match fs::read(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if absent(&error) => Ok(None),
+        Err(error) => Err(Error::io(format!("read {}", path.display()), error)),
+    }
 }
 
 /// Removes a file; it may be gone already.

@@ -20,7 +20,7 @@ use ttrpc::asynchronous::{Server, Service, TtrpcContext};
 use crate::error::Error;
 use crate::peers::Peers;
 use crate::pod::Pod;
-use crate::task::{Phase, Process};
+use crate::task::{Container, Phase, Process};
 use crate::{options, sandbox, stats, task, usage, wire};
 
 const TASK_V3: &str = "containerd.task.v3.Task";
@@ -53,15 +53,20 @@ type Response<T> = ttrpc::Result<T>;
 struct Tasks(Pod);
 
 impl Tasks {
+    fn container(&self, id: &str) -> Result<Arc<Container>, Error> {
+        self.0.rest.worked();
+        self.0.container(id)
+    }
+
     fn process(&self, id: &str, exec_id: &str) -> Result<Arc<Process>, Error> {
-        self.0.container(id)?.process(exec_id)
+        self.container(id)?.process(exec_id)
     }
 }
 
 #[async_trait]
 impl TaskService for Tasks {
     async fn state(&self, _: &TtrpcContext, request: api::StateRequest) -> Response<api::StateResponse> {
-        let container = self.0.container(&request.id)?;
+        let container = self.container(&request.id)?;
         let process = container.process(&request.exec_id)?;
         let exit = process.exit();
         Ok(api::StateResponse {
@@ -105,7 +110,7 @@ impl TaskService for Tasks {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> Response<api::PidsResponse> {
-        let container = self.0.container(&request.id)?;
+        let container = self.container(&request.id)?;
         let execs = container.live_execs();
         let pids = container.runtime.pids(&request.id).map_err(Error::from)?;
         let processes = pids.into_iter().map(|pid| ProcessInfo {
@@ -175,7 +180,7 @@ impl TaskService for Tasks {
     }
 
     async fn stats(&self, _: &TtrpcContext, request: api::StatsRequest) -> Response<api::StatsResponse> {
-        let container = self.0.container(&request.id)?;
+        let container = self.container(&request.id)?;
         let used = container.runtime.stats(&request.id).map_err(Error::from)?;
         Ok(api::StatsResponse { stats: MessageField::some(stats::metrics(&used)?), ..Default::default() })
     }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cgroup::systemd::Unit;
 use crate::error::Error;
 use crate::small_file;
+use crate::state::Traits;
 
 /// All that later commands need to know of a container. Later versions add fields with defaults.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -36,6 +37,9 @@ pub struct Record {
     /// be taken back.
     #[serde(default = "yes")]
     pub follow_up: bool,
+    /// Absent in records of earlier versions.
+    #[serde(default)]
+    pub traits: Option<Traits>,
     /// The process that creates it, or did.
     #[serde(default)]
     pub creator: Option<Init>,
@@ -63,6 +67,7 @@ impl Record {
             unit: None,
             annotations,
             follow_up: true,
+            traits: None,
             creator: None,
             init: None,
             started: false,

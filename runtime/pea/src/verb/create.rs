@@ -20,7 +20,7 @@ use crate::pidfd_socket::PidfdSocket;
 use crate::process;
 use crate::rootfs;
 use crate::spec;
-use crate::state::{State, Status};
+use crate::state::{State, Status, Traits};
 use crate::store::{Container, Init, Lock, Record, replace};
 use crate::verb::start;
 
@@ -160,6 +160,7 @@ impl Request {
             unit: plan.cgroup.unit().cloned(),
             annotations: spec.annotations().clone().unwrap_or_default(),
             follow_up: spec::has_follow_up(&spec),
+            traits: Some(Traits::of(&spec)),
             creator: Init::of(std::process::id() as i32),
             init: None,
             started: false,

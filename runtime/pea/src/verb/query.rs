@@ -6,7 +6,7 @@ use crate::cgroup;
 use crate::engine;
 use crate::error::{Error, ErrorKind};
 use crate::rdt;
-use crate::state::{State, Status};
+use crate::state::{State, Status, Traits};
 use crate::stats::Stats;
 use crate::store::{self, Container, Record};
 
@@ -26,6 +26,14 @@ pub fn status(container: &Container, record: &Record) -> Status {
 pub fn state(container: &Container) -> Result<State, Error> {
     let record = container.record()?;
     Ok(State::of(&record, status(container, &record), record.living_init().unwrap_or(0)))
+}
+
+/// What is known of the container's specification without reading it, unless an earlier version has created it.
+pub fn traits(container: &Container) -> Result<Traits, Error> {
+    match container.record()?.traits {
+        Some(traits) => Ok(traits),
+        None => Ok(Traits::of(&container.spec()?)),
+    }
 }
 
 /// All containers under `root` whose state can be read; of others a warning is logged.
@@ -50,7 +58,12 @@ pub fn pids(container: &Container) -> Result<Vec<i32>, Error> {
 
 /// What the container uses.
 pub fn stats(container: &Container) -> Result<Stats, Error> {
-    let stats = cgroup::stats(&container.record()?.cgroup)?;
+    let record = container.record()?;
+    let stats = cgroup::stats(&record.cgroup)?;
+    if !record.follow_up {
+        // Shares of caches would have to be taken back: there are none.
+        return Ok(stats);
+    }
     let rdt = rdt::Plan::new(&container.spec()?, container.id())?.map(|plan| plan.stats());
     Ok(Stats { rdt, ..stats })
 }

@@ -16,6 +16,7 @@ use crate::options::CgroupDriver;
 use crate::pending::Pending;
 use crate::rootfs;
 use crate::spec;
+use crate::state::Traits;
 use crate::store::{Container, Init, Lock, Record, replace};
 
 /// Begins the restoring in a helper child. The init becomes its child, and with its end the caller's.
@@ -65,6 +66,7 @@ impl Request {
             unit: cgroup.unit().cloned(),
             annotations: spec.annotations().clone().unwrap_or_default(),
             follow_up: spec::has_follow_up(&spec),
+            traits: Some(Traits::of(&spec)),
             creator: Init::of(std::process::id() as i32),
             init: None,
             started: false,

@@ -3,11 +3,14 @@
 //! A client that makes them itself (containerd with a pause container; peapod) mounts them into its containers' bundles.
 //! For a client that leaves them to the sandbox they are made in its bundle, and mounted where a container has nothing else.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::fs;
 use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 
+use serde::Deserialize;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 
 use super::options::{Dns, PodFiles};
@@ -90,25 +93,41 @@ fn resolv_conf(dns: &Dns) -> String {
 /// A container's configuration with the pod's files, in a file beside its own; `None` when it has all of them already.
 pub fn configuration(sandbox: &Path, files: &PodFiles, task: &Path) -> Result<Option<PathBuf>, Error> {
     let path = task.join("config.json");
-    let Some(mut config) = record::read::<Value>(&path)? else { return Ok(None) };
-    let missing = add(&mut config, sandbox, files);
-    if missing == 0 {
+    let Some(text) = record::read_text(&path)? else { return Ok(None) };
+    let changed = with_files(&text, sandbox, files);
+    let changed = changed.map_err(|source| Error::json(format!("read {}", path.display()), source))?;
+    let Some(changed) = changed else { return Ok(None) };
+    let beside = task.join("config.pod.json");
+    record::write_text(&beside, &changed)?;
+    Ok(Some(beside))
+}
+
+/// The parts of a configuration. All but two stay the text they are: taken apart they would need ten times as much memory, of
+/// a process that lives as long as the pod.
+type Parts<'a> = BTreeMap<String, &'a RawValue>;
+
+/// The configuration's text with the pod's files; `None` when it has all of them already.
+pub fn with_files(text: &[u8], sandbox: &Path, files: &PodFiles) -> serde_json::Result<Option<Vec<u8>>> {
+    #[derive(Default, Deserialize)]
+    struct Root {
+        #[serde(default)]
+        readonly: bool,
+    }
+    let mut parts: Parts = serde_json::from_slice(text)?;
+    let part = |name: &str| parts.get(name).map_or("null", |part| part.get());
+    let root: Option<Root> = serde_json::from_str(part("root"))?;
+    let mounts: Option<Vec<Value>> = serde_json::from_str(part("mounts"))?;
+    let (root, mut mounts) = (root.unwrap_or_default(), mounts.unwrap_or_default());
+    if add(&mut mounts, root.readonly, sandbox, files) == 0 {
         return Ok(None);
     }
-    let changed = task.join("config.pod.json");
-    record::write(&changed, &config)?;
-    Ok(Some(changed))
+    let mounts = to_raw_value(&mounts)?;
+    parts.insert("mounts".to_owned(), &mounts);
+    serde_json::to_vec(&parts).map(Some)
 }
 
 /// Adds a mount for each file that the container has nothing at; how many.
-pub fn add(config: &mut Value, sandbox: &Path, files: &PodFiles) -> usize {
-    let read_only = config.pointer("/root/readonly").and_then(Value::as_bool).unwrap_or(false);
-    let Some(config) = config.as_object_mut() else { return 0 };
-    let mounts = config.entry("mounts").or_insert(Value::Null);
-    if mounts.is_null() {
-        *mounts = json!([]);
-    }
-    let Some(mounts) = mounts.as_array_mut() else { return 0 };
+fn add(mounts: &mut Vec<Value>, read_only: bool, sandbox: &Path, files: &PodFiles) -> usize {
     // Every specification begins with a tmpfs there, which containerd replaces when it knows of the pod's.
     mounts.retain(|mount| mount["destination"] != SHM_PLACE || mount["type"] != "tmpfs");
     let before = mounts.len();
@@ -139,27 +158,42 @@ mod tests {
         assert_eq!(resolv_conf(&dns), "search a b\nnameserver 10.0.0.1\noptions ndots:5\n");
     }
 
-    #[test]
-    fn the_memory_that_every_container_begins_with_gives_way_to_the_pods() {
-        let mut config = json!({"mounts": [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}]});
-        assert_eq!(add(&mut config, Path::new("/s"), &PodFiles::default()), 4);
-        for mut without in [json!({}), json!({"mounts": null})] {
-            assert_eq!(add(&mut without, Path::new("/s"), &PodFiles::default()), 4);
-        }
-        let sources: Vec<_> = config["mounts"].as_array().unwrap().iter().map(|mount| &mount["source"]).collect();
-        assert_eq!(sources, ["/s/hostname", "/s/hosts", "/s/resolv.conf", "/dev/shm"]);
+    /// The configuration as it becomes.
+    fn changed(config: &Value, files: &PodFiles) -> Option<Value> {
+        let text = with_files(config.to_string().as_bytes(), Path::new("/s"), files).unwrap();
+        text.map(|text| serde_json::from_slice(&text).unwrap())
+    }
+
+    fn sources(config: &Value) -> Vec<&str> {
+        config["mounts"].as_array().unwrap().iter().map(|mount| mount["source"].as_str().unwrap()).collect()
     }
 
     #[test]
-    fn a_container_gets_what_it_does_not_have() {
-        let mut config = json!({"root": {"readonly": true}, "mounts": [
+    fn the_memory_that_every_container_begins_with_gives_way_to_the_pods() {
+        let config = json!({"mounts": [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}]});
+        for config in [config, json!({}), json!({"mounts": null})] {
+            let config = changed(&config, &PodFiles::default()).unwrap();
+            assert_eq!(sources(&config), ["/s/hostname", "/s/hosts", "/s/resolv.conf", "/dev/shm"]);
+        }
+    }
+
+    #[test]
+    fn a_container_gets_what_it_does_not_have_and_keeps_the_rest() {
+        let config = json!({"ociVersion": "1.0", "process": {"args": ["a \" b"]}, "root": {"readonly": true}, "mounts": [
             {"destination": "/etc/hosts", "source": "/kubelet/hosts"}, {"destination": "/dev/shm", "source": "/elsewhere"}]});
         let files = PodFiles { private_shm: true, ..PodFiles::default() };
-        assert_eq!(add(&mut config, Path::new("/s"), &files), 2);
-        let added: Vec<_> =
-            config["mounts"].as_array().unwrap()[2..].iter().map(|mount| mount["source"].as_str()).collect();
-        assert_eq!(added, [Some("/s/hostname"), Some("/s/resolv.conf")]);
-        assert!(config["mounts"][2]["options"].as_array().unwrap().contains(&json!("ro")));
-        assert_eq!(add(&mut config, Path::new("/s"), &files), 0);
+        let mut now = changed(&config, &files).unwrap();
+        assert_eq!(sources(&now)[2..], ["/s/hostname", "/s/resolv.conf"]);
+        assert!(now["mounts"][2]["options"].as_array().unwrap().contains(&json!("ro")));
+        assert_eq!(changed(&now, &files), None);
+        now["mounts"].as_array_mut().unwrap().truncate(2);
+        assert_eq!(now, config);
+    }
+
+    #[test]
+    fn a_configuration_that_is_none_is_refused() {
+        for text in ["", "[]", "{", r#"{"mounts": {}}"#] {
+            assert!(with_files(text.as_bytes(), Path::new("/s"), &PodFiles::default()).is_err(), "{text}");
+        }
     }
 }

@@ -73,6 +73,7 @@ impl Sandbox {
 
 /// The pod's sandbox, if it has that id.
 pub fn find(pod: &Pod, id: &str) -> Result<Arc<Sandbox>, Error> {
+    pod.rest.worked();
     let sandbox = pod.sandbox().filter(|sandbox| sandbox.id == id);
     sandbox.ok_or_else(|| Error::not_found(format!("sandbox {id} does not exist")))
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use oci_spec::runtime::{LinuxNamespaceType, Process as ProcessSpec};
+use oci_spec::runtime::Process as ProcessSpec;
 
 use super::oom::Oom;
 use super::process::{Phase, Process};
@@ -120,18 +120,12 @@ impl Container {
 
     /// Whether its processes die with its init, by the kernel's doing.
     pub fn owns_pid_namespace(&self) -> bool {
-        let Ok(spec) = self.runtime.spec(&self.id) else { return false };
-        let namespaces = spec.linux().as_ref().and_then(|linux| linux.namespaces().as_ref());
-        namespaces
-            .into_iter()
-            .flatten()
-            .any(|namespace| namespace.typ() == LinuxNamespaceType::Pid && namespace.path().is_none())
+        self.runtime.traits(&self.id).is_ok_and(|traits| traits.own_pid_namespace)
     }
 
     /// Whether other programs run when its own is started. They may take their time.
     pub fn has_start_hooks(&self) -> bool {
-        let Ok(spec) = self.runtime.spec(&self.id) else { return false };
-        spec.hooks().as_ref().and_then(|hooks| hooks.poststart().as_ref()).is_some_and(|hooks| !hooks.is_empty())
+        self.runtime.traits(&self.id).is_ok_and(|traits| traits.start_hooks)
     }
 
     /// The init, or the exec of that id.

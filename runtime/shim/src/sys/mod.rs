@@ -2,14 +2,21 @@
 
 #![allow(unsafe_code)]
 
+mod heap;
+mod memory;
+
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
+use nix::sys::signal::{SigHandler, Signal};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+
+pub use heap::{Heap, hollow};
+pub use memory::{trim_c_heap, trim_stack, unmap_program};
 
 /// Which side of a fork this is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,10 +51,18 @@ pub fn exit_now(status: i32) -> ! {
     unsafe { libc::_exit(status) }
 }
 
-/// Gives memory that is free back to the kernel (malloc_trim(3)).
-pub fn trim_memory() {
-    // SAFETY: has no preconditions; what is in use stays where it is.
-    unsafe { libc::malloc_trim(0) };
+/// Standard input. The standard library's would keep a buffer of 8 KiB for as long as the process lives.
+pub fn stdin() -> BorrowedFd<'static> {
+    // SAFETY: the standard descriptors are open from the start to the end (the standard library sees to that), and are
+    // nobody's OwnedFd.
+    unsafe { BorrowedFd::borrow_raw(0) }
+}
+
+/// Gives a signal its default action.
+pub fn default_action(signal: Signal) -> io::Result<()> {
+    // SAFETY: no handler is installed.
+    unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+    Ok(())
 }
 
 /// Closes every descriptor from 3 on that is not in `keep`.
