@@ -12,8 +12,8 @@ use std::process::{Command, Stdio};
 use pea_shim::client::{Bootstrap, Shim};
 use pea_shim::sandbox::{IdRange, Namespace, SandboxOptions, Users};
 use support::cri::message::Message;
-use support::cri::security::{Asked, CONTAINER, FIRST, IDS, POD, Wanted, mapping, namespaces, with_users};
-use support::cri::{Node, Pod, serves_pauseless, serves_users, version};
+use support::cri::security::{Asked, CONTAINER, FIRST, IDS, NODE, POD, Wanted, mapping, namespaces, with_users};
+use support::cri::{Node, Pod, serves_pauseless, serves_pauseless_fully, serves_users, version};
 use support::pod::{binary, run};
 use support::{alive, processes, shims_below, status_field};
 
@@ -177,6 +177,37 @@ fn containers_with_common_processes_and_users_have_an_init_they_cannot_look_into
                     assert!(code != 0 && output.is_empty(), "{secret}: {code} {output} {errors}");
                 }
             }
+            node.remove(&pod).await;
+        }
+        node.clean().await;
+    });
+}
+
+#[test]
+fn a_pod_with_users_may_be_in_the_nodes_network() {
+    run(async {
+        if !serves_pauseless_fully(&version()) {
+            return testkit::skip("users of a pod's own in the node's network: containerd 2.4 serves that");
+        }
+        let node = Node::start().await;
+        for runtime in RUNTIMES {
+            let shared = || with_users(namespaces(NODE, CONTAINER, POD));
+            let config = Message::new().text(2, "");
+            let pod = node.wanted(runtime, "node", Wanted { namespaces: shared(), config, ..Wanted::default() }).await;
+            let id = node.asked(&pod, "c", &["sleep", "1000"], shared(), &Asked::default()).await;
+            let map = node.says(&id, "cat /proc/self/uid_map").await;
+            assert_eq!(map.split_whitespace().nth(1).unwrap(), FIRST.to_string(), "{runtime}");
+            for (namespace, nodes) in [("net", true), ("user", false), ("ipc", false)] {
+                let own = fs::read_link(format!("/proc/thread-self/ns/{namespace}")).unwrap();
+                let seen = node.says(&id, &format!("readlink /proc/self/ns/{namespace}")).await;
+                assert_eq!(seen.trim() == own.to_str().unwrap(), nodes, "{runtime}: {namespace}");
+            }
+            assert_ne!(
+                node.exec(&id, &["ip", "link", "set", "lo", "down"]).await.0,
+                0,
+                "{runtime}: it may change the node's"
+            );
+            node.says(&id, "echo words > /dev/shm/file").await;
             node.remove(&pod).await;
         }
         node.clean().await;
