@@ -12,7 +12,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::geteuid;
 
 use super::systemd::{Unit, Visit};
-use super::{Hierarchy, Kind, hierarchies};
+use super::{Hierarchy, Kind, hierarchies, own_way};
 use crate::error::{Error, ErrorKind};
 use crate::sys::clone::{self, clone3};
 
@@ -96,7 +96,7 @@ fn below(text: &str, path: &str) -> Result<PathBuf, Error> {
 /// A cgroup that can be entered, opened.
 struct Door {
     dir: PathBuf,
-    /// Its directory where a process is born in it, else its `cgroup.procs`.
+    /// Its directory where a process is born in it, its `tasks` where it goes there by itself, else its `cgroup.procs`.
     file: File,
 }
 
@@ -104,10 +104,12 @@ struct Door {
 /// cgroup wanted, then, should that take no processes, the one to make do with.
 #[derive(Default)]
 pub struct Entry {
-    /// Where the unified hierarchy stands alone.
+    /// In the unified hierarchy.
     born_in: Vec<Door>,
-    /// Elsewhere; and there, should it not be allowed to be born in the container's.
-    moved_to: Vec<Vec<Door>>,
+    /// There, should it not be allowed to be born in the container's.
+    moved_to: Vec<Door>,
+    /// In those of v1.
+    walked_to: Vec<Vec<Door>>,
     /// Who else can move it: a user's systemd can have one moved that comes from beyond what is the user's.
     systemd: Option<RefCell<Visit>>,
     /// Whether the process is in its place from its birth.
@@ -127,54 +129,49 @@ impl Entry {
         }
         let all = hierarchies()?;
         subgroups.check(all, path)?;
-        let unified_alone = matches!(all, [only] if only.kind == Kind::Unified);
-        if unified_alone {
-            return Self::open_unified(&all[0], path, unit, subgroups, of_init);
-        }
         let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let mut moved_to = Vec::new();
+        let mut entry = Self::default();
         for hierarchy in all {
             let wanted = subgroups.wanted(hierarchy, path);
             let here = hierarchy.member_of(&own);
-            if wanted.is_some() || here.is_none() || here != hierarchy.member_of(of_init) {
-                moved_to.push(doors(hierarchy, path, wanted, of_init, open_procs)?);
+            if wanted.is_none() && here.is_some() && here == hierarchy.member_of(of_init) {
+                // Of a container that has none of its own.
+                continue;
+            }
+            match hierarchy.kind {
+                Kind::Unified => entry.open_unified(hierarchy, path, unit, wanted, of_init)?,
+                _ => entry.walked_to.push(doors(hierarchy, path, wanted, of_init, own_way::open)?),
             }
         }
-        Ok(Self { moved_to, ..Self::default() })
+        Ok(entry)
     }
 
     /// A cgroup that was given to somebody else may be closed to us once we are in the container's user namespace, where
     /// we are nobody who counts outside. What is opened now stays open.
     fn open_unified(
+        &mut self,
         hierarchy: &Hierarchy,
         path: &Path,
         unit: Option<&Unit>,
-        subgroups: &Subgroups,
+        wanted: Option<&Path>,
         of_init: &str,
-    ) -> Result<Self, Error> {
-        let wanted = subgroups.wanted(hierarchy, path);
-        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-        let own = hierarchy.member_of(&own);
-        if wanted.is_none() && own.is_some() && own == hierarchy.member_of(of_init) {
-            // Of a container that has none of its own.
-            return Ok(Self::default());
-        }
-        let born_in = doors(hierarchy, path, wanted, of_init, open_dir)?;
-        let mut entry = Self { born_in, ..Self::default() };
+    ) -> Result<(), Error> {
+        self.born_in = doors(hierarchy, path, wanted, of_init, open_dir)?;
         let is_ours = |dir: &Path| fs::metadata(dir).is_ok_and(|found| found.uid() == geteuid().as_raw());
         if !is_ours(&hierarchy.dir(path)) {
             // Where it cannot be opened nothing is lost: being born there is still to be tried.
-            entry.moved_to.extend(doors(hierarchy, path, wanted, of_init, open_procs));
+            self.moved_to = doors(hierarchy, path, wanted, of_init, open_procs).unwrap_or_default();
         }
-        let own = own.unwrap_or_default();
+        let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let own = hierarchy.member_of(&own).unwrap_or_default();
         if let Some(unit) = unit.filter(|unit| unit.user && !is_ours(&hierarchy.dir(&common(&own, path)))) {
-            entry.systemd = Some(RefCell::new(Visit::open(unit, hierarchy.dir(path))?));
+            self.systemd = Some(RefCell::new(Visit::open(unit, hierarchy.dir(path))?));
         }
-        Ok(entry)
+        Ok(())
     }
 
-    /// Forks; the child is born in the container's cgroup where there is only the unified hierarchy. That costs nothing,
-    /// while moving a process waits for all processors (about 10 ms).
+    /// Forks; the child is born in the container's cgroup of the unified hierarchy. That costs nothing, while moving a
+    /// process waits for all processors (about 10 ms).
     pub fn fork(&self) -> Result<clone::Clone, Error> {
         let failed = |dir: Option<&Path>, error| match dir {
             Some(dir) => Error::io(format!("make a process in cgroup {}", dir.display()), error),
@@ -208,6 +205,11 @@ impl Entry {
         clone3(0, None, false).map_err(|error| Error::io("make a process", error))
     }
 
+    /// What the process does first of all: goes where it could not be born, [by itself](own_way).
+    pub fn walk(&self) -> Result<(), Error> {
+        self.walked_to.iter().try_for_each(|doors| first_open(doors, own_way::take))
+    }
+
     /// Whether a process may have to be moved when it has been made.
     pub fn is_by_moving(&self) -> bool {
         !self.moved_to.is_empty() || self.systemd.is_some()
@@ -230,20 +232,22 @@ impl Entry {
             return result;
         }
         let text = pid.to_string();
-        for doors in &self.moved_to {
-            let mut result = Ok(());
-            for door in doors {
-                let written = (&door.file).write_all(text.as_bytes());
-                let other = written.as_ref().is_err_and(takes_none);
-                result = written.map_err(|error| Error::io(format!("join cgroup {}", door.dir.display()), error));
-                if !other {
-                    break;
-                }
-            }
-            result?;
-        }
-        Ok(())
+        first_open(&self.moved_to, |mut file| file.write_all(text.as_bytes()))
     }
+}
+
+/// Goes through the first of these doors that takes processes.
+fn first_open(doors: &[Door], enter: impl Fn(&File) -> io::Result<()>) -> Result<(), Error> {
+    let mut result = Ok(());
+    for door in doors {
+        let entered = enter(&door.file);
+        let other = entered.as_ref().is_err_and(takes_none);
+        result = entered.map_err(|error| Error::io(format!("join cgroup {}", door.dir.display()), error));
+        if !other {
+            break;
+        }
+    }
+    result
 }
 
 /// Makes a child in that cgroup where clone3 is not to be had: we go there first, and stay.

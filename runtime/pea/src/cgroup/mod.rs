@@ -13,6 +13,7 @@ mod hierarchy;
 mod kill;
 mod members;
 mod oom;
+pub(crate) mod own_way;
 mod plan;
 mod remove;
 mod resources;

@@ -1,6 +1,7 @@
 //! The plan of a container's cgroup: where it is, and which file gets which value.
 
 use std::cell::RefCell;
+use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
@@ -11,6 +12,7 @@ use super::create;
 use super::delegate;
 use super::devices::{self, Rules};
 use super::hierarchy::{Hierarchy, Kind, Layout};
+use super::own_way;
 use super::resources::{self, Target};
 use super::systemd::{Scope, Unit};
 use super::value::{Value, write_all};
@@ -142,7 +144,7 @@ impl Plan {
         let systemds = |hierarchy: &Hierarchy| self.scope.is_some() && hierarchy.kind != Kind::Controllers;
         for hierarchy in self.layout.all().iter().filter(|hierarchy| !systemds(hierarchy)) {
             match create::make(hierarchy, &self.path, &self.enabled_in(hierarchy)) {
-                Ok(made) => open = if self.layout.is_unified_alone() { made } else { None },
+                Ok(made) => open = open.or(made),
                 Err(error) if self.can_do_without(hierarchy, &error) => {}
                 Err(error) => return Err(error),
             }
@@ -155,9 +157,18 @@ impl Plan {
         Ok(open)
     }
 
+    /// The ways into the cgroups that were made, for the init to [take by itself](own_way).
+    pub fn ways(&self) -> Vec<File> {
+        if self.driver == CgroupDriver::Disabled || self.scope.is_some() {
+            return Vec::new();
+        }
+        let open = |hierarchy: &Hierarchy| own_way::open(&hierarchy.dir(&self.path)).ok();
+        self.layout.all().iter().filter(|hierarchy| hierarchy.kind != Kind::Unified).filter_map(open).collect()
+    }
+
     /// After the clone: makes the init a member in every hierarchy where it is not one yet, and sets the limits.
     ///
-    /// With v1 this waits for all processors of the machine (about 10 ms); the init can work meanwhile.
+    /// Of an init that is not there yet this waits for all processors of the machine (about 10 ms); it can work meanwhile.
     /// `born`: whether it was cloned into what [`prepare`](Self::prepare) returned.
     pub fn place(&self, init: i32, born: bool) -> Result<(), Error> {
         if let Some(scope) = &self.scope {
@@ -165,9 +176,10 @@ impl Plan {
             // There may be controllers that systemd does not manage.
             self.make()?;
         }
-        let now = if born { String::new() } else { create::membership(init)? };
+        let everywhere = born && self.layout.is_unified_alone();
+        let now = if everywhere { String::new() } else { create::membership(init)? };
         for hierarchy in self.layout.all() {
-            if born || hierarchy.member_of(&now).as_deref() == Some(&self.path) {
+            if everywhere || hierarchy.member_of(&now).as_deref() == Some(&self.path) {
                 continue;
             }
             match create::join(&hierarchy.dir(&self.path), init) {
@@ -334,6 +346,7 @@ mod tests {
         plan.prepare().expect("made");
         let mut child = std::process::Command::new("sleep").arg("100").spawn().expect("sleep");
         let pid = child.id() as i32;
+        assert_eq!(plan.ways().is_empty(), plan.layout.is_unified_alone());
         let limited = plan.place(pid, false).and_then(|()| plan.enforce(None));
         let members = pids(plan.path());
         let busy = plan.check();

@@ -16,6 +16,7 @@ use super::Build;
 use super::idmap;
 use super::netdevice;
 use super::sync::{Channel, Message};
+use crate::cgroup::own_way;
 use crate::error::{Error, ErrorKind};
 use crate::hooks;
 use crate::process::{Launch, confine, open_console, reopen_null};
@@ -30,6 +31,8 @@ pub struct Init<'a> {
     pub channel: Channel,
     /// The machine's /proc; the container's own could be anything.
     pub proc: File,
+    /// Into cgroups that it enters by itself.
+    pub ways: Vec<File>,
     pub sources: Option<Sources>,
     pub root: Option<Root>,
     /// Whether the helper has put us into our cgroup.
@@ -39,8 +42,9 @@ pub struct Init<'a> {
 type Step = fn(&mut Init<'_>) -> Result<(), Error>;
 
 /// The surroundings, in this order (runtime.md, "Lifecycle", 2 to 6). [`confine`] goes on where this ends.
-const STEPS: [(&str, Step); 18] = [
+const STEPS: [(&str, Step); 19] = [
     ("tie the init to its creator", tie),
+    ("enter the cgroups", enter_cgroups),
     ("wait for the ids of the user namespace", wait_for_ids),
     ("join the namespaces", join_namespaces),
     ("make the time namespace", make_time_namespace),
@@ -146,6 +150,21 @@ fn tie(init: &mut Init<'_>) -> Result<(), Error> {
     let mut line = [PollFd::new(init.channel.as_fd(), PollFlags::empty())];
     // It may have died before this.
     if poll(&mut line, PollTimeout::ZERO) != Ok(0) {
+        process::exit_now(1);
+    }
+    Ok(())
+}
+
+/// Where that fails the helper finds us missing, tries it from outside, and says what was wrong.
+fn enter_cgroups(init: &mut Init<'_>) -> Result<(), Error> {
+    let ways = std::mem::take(&mut init.ways);
+    if ways.is_empty() {
+        return Ok(());
+    }
+    for way in &ways {
+        let _ = own_way::take(way);
+    }
+    if init.channel.send(&Message::Entered).is_err() {
         process::exit_now(1);
     }
     Ok(())

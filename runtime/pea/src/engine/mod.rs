@@ -76,6 +76,8 @@ pub fn build(build: Build<'_>) -> Result<Built, Error> {
     let proc = socket::open_dir(Path::new("/proc")).map_err(|error| Error::io("open /proc", error))?;
     let sources = build.plan.rootfs.open()?;
     let cgroup = build.plan.cgroup.prepare()?;
+    let ways = build.plan.cgroup.ways();
+    let walks = !ways.is_empty();
     let (ours, theirs) = Channel::pair()?;
     if geteuid().is_root() || build.plan.namespaces.need_joiner() {
         // Whoever shares a namespace with the init must not be able to look into it, from the first moment on. A new
@@ -87,12 +89,12 @@ pub fn build(build: Build<'_>) -> Result<Built, Error> {
         Born::Init => {
             drop(ours);
             drop(cgroup);
-            init::run(Init { build, channel: theirs, proc, sources: Some(sources), root: None, placed: false })
+            init::run(Init { build, channel: theirs, proc, ways, sources: Some(sources), root: None, placed: false })
         }
-        Born::Helper { pid, pidfd, born } => {
-            drop((theirs, sources));
-            match attend(&build, pid, born, &ours) {
-                Ok(()) => Ok(Built { pid, pidfd, line: ours }),
+        Born::Helper(init) => {
+            drop((theirs, sources, ways));
+            match attend(&build, &init, walks, &ours) {
+                Ok(()) => Ok(Built { pid: init.pid, pidfd: init.pidfd, line: ours }),
                 // What the init says of its end is the cause of what failed here.
                 Err(error) => Err(match ours.said() {
                     Some(Message::Failed(cause)) => cause,
@@ -106,12 +108,17 @@ pub fn build(build: Build<'_>) -> Result<Built, Error> {
 /// Which process this is after the clone.
 enum Born {
     Init,
-    /// With the init's pid and pidfd, and whether it was born into its cgroup.
-    Helper {
-        pid: i32,
-        pidfd: OwnedFd,
-        born: bool,
-    },
+    Helper(Newborn),
+}
+
+/// The init, as the helper knows it.
+struct Newborn {
+    pid: i32,
+    pidfd: OwnedFd,
+    /// Whether it was cloned into its cgroup.
+    born: bool,
+    /// Whether it has entered the others already.
+    entered: bool,
 }
 
 /// Clones the init: by a process in between where a user or pid namespace is joined, which only its children enter.
@@ -119,7 +126,7 @@ fn bear(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, ours: &Channel, theirs: &Ch
     if !plan.namespaces.need_joiner() {
         return Ok(match clone_init(plan, cgroup, false)? {
             (Cloned::Child, _) => Born::Init,
-            (Cloned::Parent(pid, pidfd), born) => Born::Helper { pid, pidfd, born },
+            (Cloned::Parent(pid, pidfd), born) => Born::Helper(Newborn { pid, pidfd, born, entered: false }),
         });
     }
     match process::fork().map_err(|error| Error::io("fork", error))? {
@@ -143,10 +150,16 @@ fn bear(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, ours: &Channel, theirs: &Ch
 
 /// Takes over the init that the process in between has made.
 fn adopt(ours: &Channel) -> Result<Born, Error> {
-    match ours.said() {
+    let mut said = ours.said();
+    // The init may have been quicker.
+    let entered = said == Some(Message::Entered);
+    if entered {
+        said = ours.said();
+    }
+    match said {
         // Our child, and not reaped: the number is still its own.
         Some(Message::Cloned(pid)) => process::pidfd_open(pid)
-            .map(|pidfd| Born::Helper { pid, pidfd, born: false })
+            .map(|pidfd| Born::Helper(Newborn { pid, pidfd, born: false, entered }))
             .map_err(|error| Error::io("open the init's pidfd", error)),
         Some(Message::Failed(error)) => Err(error),
         _ => Err(Error::internal("the process that joins the container's namespaces ended without a word")),
@@ -169,16 +182,25 @@ fn clone_init(plan: &Plan, cgroup: Option<BorrowedFd<'_>>, sibling: bool) -> Res
     cloned.map_err(|error| Error::io(format!("clone the container's init ({flags:?})"), error))
 }
 
-/// The helper's part, until the init is ready.
-fn attend(build: &Build<'_>, pid: i32, born: bool, line: &Channel) -> Result<(), Error> {
+/// The helper's part, until the init is ready. `walks`: whether the init enters cgroups by itself.
+fn attend(build: &Build<'_>, init: &Newborn, walks: bool, line: &Channel) -> Result<(), Error> {
     let plan = build.plan;
+    let pid = init.pid;
     // Whether the init still hears it shows in what it said last.
     let tell = |message: &Message| drop(line.send(message));
     if let Some(maps) = &plan.id_maps {
         maps.apply(pid)?;
         tell(&Message::Mapped);
     }
-    plan.cgroup.place(pid, born)?;
+    if walks && !init.entered {
+        match line.receive()? {
+            Some(Message::Entered) => {}
+            Some(Message::Failed(error)) => return Err(error),
+            Some(_) => return Err(Error::internal("a bug: the init says something else")),
+            None => return Err(died(pid)),
+        }
+    }
+    plan.cgroup.place(pid, init.born)?;
     if !plan.net_devices.is_empty() {
         netdevice::give(&plan.net_devices, plan.namespaces.network_of(pid)?.as_fd())?;
     }

@@ -23,6 +23,8 @@ pub enum Message {
     Recorded,
     /// From a process in between: the init's pid.
     Cloned(i32),
+    /// From the init: it is in those of its cgroups that it could enter by itself.
+    Entered,
     /// From the init: the mounts are there and the root is still the old one; the hooks may run.
     HooksDue,
     /// From the init: all is done but to be started.
@@ -41,6 +43,7 @@ impl Message {
             Self::Recorded => plain(b'c'),
             Self::HooksDue => plain(b'd'),
             Self::Ready => plain(b'y'),
+            Self::Entered => plain(b'e'),
             Self::Cloned(pid) => [b"i".as_slice(), &pid.to_ne_bytes()].concat(),
             Self::Failed(error) => {
                 let text: String = error.to_string().chars().take(LONGEST_TEXT).collect();
@@ -59,6 +62,7 @@ impl Message {
             b'c' => Self::Recorded,
             b'd' => Self::HooksDue,
             b'y' => Self::Ready,
+            b'e' => Self::Entered,
             b'i' => Self::Cloned(i32::from_ne_bytes(rest.try_into().ok()?)),
             b'f' => Self::Failed(serde_json::from_slice(rest).ok()?),
             _ => return None,
@@ -140,7 +144,8 @@ mod tests {
         let long = Error::new(ErrorKind::InvalidSpec, "\u{1}".repeat(2 * LONGEST_TEXT));
         let cut = Error::new(ErrorKind::InvalidSpec, "\u{1}".repeat(LONGEST_TEXT));
         let plain = [Message::Mapped, Message::Placed, Message::HooksRan, Message::Recorded, Message::HooksDue];
-        let messages = plain.into_iter().chain([Message::Ready, Message::Cloned(70_000), Message::Failed(cut)]);
+        let letters = [Message::Ready, Message::Entered, Message::Cloned(70_000), Message::Failed(cut)];
+        let messages = plain.into_iter().chain(letters);
         assert_eq!(ours.said(), None);
         for message in messages {
             theirs.send(&message).expect("sent");

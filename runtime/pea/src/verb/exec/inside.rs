@@ -8,6 +8,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::unistd::setsid;
 
 use super::door::Inner;
+use crate::cgroup::Entry;
 use crate::error::{Error, ErrorKind};
 use crate::helper::Kept;
 use crate::process::{Launch, Plan, confine, open_console};
@@ -18,13 +19,20 @@ use crate::sys::process;
 pub struct Inside<'a> {
     pub plan: &'a Plan,
     pub inner: &'a Inner,
+    pub entry: &'a Entry,
     pub kept: &'a Kept,
 }
 
 impl Inside<'_> {
     /// Becomes the program, or says in `status` why not. With `go` it waits until there is something to read there.
     pub fn run(&self, mut status: File, go: Option<File>) -> ! {
-        let ready = self.close(&status, go.as_ref()).and_then(|()| wait(go)).and_then(|()| self.set_up(&status));
+        // First of all: as long as it has one thread, and before the descriptors of the ways are closed.
+        let ready = self
+            .entry
+            .walk()
+            .and_then(|()| self.close(&status, go.as_ref()))
+            .and_then(|()| wait(go))
+            .and_then(|()| self.set_up(&status));
         let error = match ready {
             Ok(launch) => launch.run(),
             Err(error) => error,

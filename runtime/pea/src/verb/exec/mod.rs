@@ -147,7 +147,9 @@ fn launch(prepared: Prepared, kept: &Kept) -> Result<i32, Error> {
     stop_listening();
     door.enter()?;
     let (pid, pidfd) = match entry.fork()? {
-        Cloned::Child => Inside { plan: &plan, inner: &inner, kept }.run(tell_status, go.map(|(wait, _)| wait)),
+        Cloned::Child => {
+            Inside { plan: &plan, inner: &inner, entry: &entry, kept }.run(tell_status, go.map(|(wait, _)| wait))
+        }
         Cloned::Parent(pid, pidfd) => (pid, pidfd),
     };
     drop(tell_status);
