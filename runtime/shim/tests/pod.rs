@@ -238,6 +238,32 @@ fn an_exec_over_fifos_reads_writes_and_ends_with_its_input() {
     });
 }
 
+/// As containerd does when the machine is busy: it opens its FIFOs beside the start, and a short command is quicker.
+#[test]
+fn a_reader_that_comes_after_the_end_gets_all_and_sees_the_end() {
+    run(async {
+        let pod = Pod::start().await;
+        for name in ["before-the-delete", "during-the-delete"] {
+            let stdout = fifos(&pod, &[name]).remove(0);
+            pod.start_container(name, &["echo", "words"], Stdio { stdout: stdout.clone(), ..Stdio::default() }).await;
+            let id = pod.container_id(name);
+            assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 0);
+            let mut delete = std::pin::pin!(pod.shim.delete(&id, None));
+            if name == "during-the-delete" {
+                let early = tokio::time::timeout(Duration::from_millis(200), &mut delete).await;
+                assert!(early.is_err(), "deleted before anybody could have read its output: {early:?}");
+            }
+            let reader = std::thread::spawn(move || fs::read_to_string(stdout).unwrap());
+            let begin = std::time::Instant::now();
+            support::eventually("the reader has seen the end", || reader.is_finished());
+            assert_eq!(reader.join().unwrap(), "words\n", "{name}");
+            delete.await.unwrap();
+            assert!(begin.elapsed() < Duration::from_secs(1), "{name}: the delete has missed the reader");
+        }
+        pod.end().await;
+    });
+}
+
 /// Clients differ in what comes first after the end: the rest of the output, or the delete.
 #[test]
 fn output_still_under_way_at_the_end_waits_for_a_slow_reader() {

@@ -10,6 +10,7 @@ mod address;
 mod console;
 mod cri;
 mod logger;
+mod reader;
 mod sink;
 mod source;
 
@@ -94,7 +95,7 @@ pub struct Streams {
 pub type Owner = (u32, u32);
 
 impl Prepared {
-    /// Opens everything. Nothing here waits for a reader or writer at the other end of a FIFO; a logger is waited for.
+    /// Opens everything. A logger is waited for, and a little while the reader of a FIFO.
     ///
     /// `owner` owns the pipes, so that a user other than root may reopen them as `/dev/stdout`.
     pub async fn open(stdio: &Stdio, whose: Whose<'_>, owner: Owner) -> Result<Self, Error> {
@@ -116,7 +117,7 @@ impl Prepared {
             prepared.input = input.map(|input| (input, None));
             prepared.terminal_output = Some(match Address::parse(&stdio.stdout)? {
                 Address::Binary(binary) => Sink::pipe(prepared.logger_pipe(&binary, 0, &whose, owner).await?)?,
-                address => Sink::open(&address, STREAMS[0])?,
+                address => Sink::open(&address, STREAMS[0]).await?,
             });
             return Ok(prepared);
         }
@@ -148,7 +149,7 @@ impl Prepared {
             Address::Binary(binary) => return self.logger_pipe(&binary, stream, whose, owner).await,
             address => address,
         };
-        let sink = Sink::open(&address, STREAMS[stream])?;
+        let sink = Sink::open(&address, STREAMS[stream]).await?;
         let (ours, theirs) = pipe(owner)?;
         self.outputs.push((Source::pipe(ours)?, sink));
         Ok(theirs)

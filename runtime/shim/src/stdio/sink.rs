@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::io::AsyncWriteExt;
@@ -12,8 +13,12 @@ use tokio::net::unix::pipe;
 
 use super::address::Address;
 use super::cri::CriLog;
-use super::open_nonblocking;
+use super::{open_nonblocking, reader};
 use crate::error::Error;
+
+/// How long a client may be late with opening a FIFO to read. The process is not begun meanwhile: if it were quick, its
+/// client could be done with it, and have given the output up, before it was there.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An open end of output.
 pub(super) enum Sink {
@@ -24,7 +29,9 @@ pub(super) enum Sink {
         writer: pipe::Sender,
         /// Our own reader. With it the FIFO can be opened before the client has, a client that goes
         /// away and comes back (a restarting containerd) costs no `EPIPE`, and what is in the FIFO meanwhile is kept.
-        _hold: OwnedFd,
+        hold: Option<OwnedFd>,
+        /// The FIFO's path, where the client was not there when it was opened.
+        awaited: Option<PathBuf>,
     },
     File(File),
     CriLog(CriLog),
@@ -32,10 +39,10 @@ pub(super) enum Sink {
 
 impl Sink {
     /// Opens an address; `stream` is the name it has in a CRI log.
-    pub(super) fn open(address: &Address, stream: &'static str) -> Result<Self, Error> {
+    pub(super) async fn open(address: &Address, stream: &'static str) -> Result<Self, Error> {
         match address {
             Address::Null => Ok(Self::Null),
-            Address::Path(path) if is_fifo(path)? => Self::fifo(path),
+            Address::Path(path) if is_fifo(path)? => Self::fifo(path).await,
             Address::Path(path) | Address::File(path) => Ok(Self::File(append(path)?)),
             Address::CriLog(path) => Ok(Self::CriLog(CriLog::new(append(path)?, stream))),
             // Of the process, the logger's pipe is standard output itself; for a terminal see `Self::pipe`.
@@ -49,12 +56,23 @@ impl Sink {
         writer.map(Self::Pipe).map_err(|source| Error::io("watch a logger's pipe", source))
     }
 
-    fn fifo(path: &Path) -> Result<Self, Error> {
+    async fn fifo(path: &Path) -> Result<Self, Error> {
         let failed = |source| Error::io(format!("open output FIFO {}", path.display()), source);
-        let hold = open_nonblocking(path, false).map_err(failed)?;
-        let writer = open_nonblocking(path, true).map_err(failed)?;
+        let open = |write| open_nonblocking(path, write).map_err(failed);
+        let (writer, is_met) = match open_nonblocking(path, true) {
+            // Nobody reads yet (fifo(7)). With a reader it can be opened, and is without one again.
+            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
+                let passing = open(false)?;
+                let writer = open(true)?;
+                drop(passing);
+                let come = tokio::time::timeout(PATIENCE, reader::come(&writer, path)).await;
+                (writer, come.is_ok())
+            }
+            opened => (opened.map_err(failed)?, true),
+        };
+        let hold = Some(open(false)?.into());
         let writer = pipe::Sender::from_owned_fd(writer.into()).map_err(failed)?;
-        Ok(Self::Fifo { writer, _hold: hold.into() })
+        Ok(Self::Fifo { writer, hold, awaited: (!is_met).then(|| path.to_owned()) })
     }
 
     /// Hands bytes on; waits while the reader of a FIFO is behind.
@@ -67,9 +85,16 @@ impl Sink {
         }
     }
 
-    /// The stream has ended.
-    pub(super) fn finish(&mut self) -> io::Result<()> {
-        if let Self::CriLog(log) = self { log.finish() } else { Ok(()) }
+    /// The stream has ended. Waits for a client that has not come yet, for as long as somebody waits for this.
+    pub(super) async fn finish(&mut self) -> io::Result<()> {
+        match self {
+            Self::CriLog(log) => log.finish(),
+            Self::Fifo { writer, hold, awaited: Some(path) } => {
+                *hold = None;
+                reader::come(writer, path).await
+            }
+            _ => Ok(()),
+        }
     }
 }
 

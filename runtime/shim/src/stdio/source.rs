@@ -65,7 +65,7 @@ pub(super) async fn copy(source: Source, mut sink: Sink, progress: Arc<AtomicU64
         // others, the whole pod would wait for its end.
         tokio::task::yield_now().await;
     }
-    if healthy && let Err(error) = sink.finish() {
+    if healthy && let Err(error) = sink.finish().await {
         log::error(format!("write the end of a process's output: {error}"));
     }
 }
