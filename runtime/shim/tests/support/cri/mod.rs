@@ -53,6 +53,20 @@ impl Node {
         Self::with(&sandboxer(), ours).await
     }
 
+    /// Starts one whose pods get the same network by the reference plugins, which lie in that directory.
+    pub async fn with_reference_network(plugins: &Path) -> Self {
+        let theirs = |dir: &Path| {
+            for plugin in ["bridge", "host-local", "loopback"] {
+                let _ = fs::remove_file(dir.join("cni-bin").join(plugin));
+                std::os::unix::fs::symlink(plugins.join(plugin), dir.join("cni-bin").join(plugin)).unwrap();
+            }
+            let network = dir.join("cni-conf/10-pods.conflist");
+            let text = fs::read_to_string(&network).unwrap();
+            fs::write(&network, text.replace(r#""type":"cni-bridge""#, r#""type":"bridge""#)).unwrap();
+        };
+        Self::with(&sandboxer(), theirs).await
+    }
+
     /// Starts one whose pods need no pause container; `None` where containerd is too old for that.
     pub async fn pauseless() -> Option<Self> {
         let version = version();
