@@ -5,7 +5,6 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod common;
-mod trace;
 
 use std::fs;
 use std::process::Command;
@@ -13,7 +12,7 @@ use std::process::Command;
 use common::{Bundle, wait};
 use nix::sched::{CloneFlags, unshare};
 use serde_json::json;
-use trace::{Seen, Trace, Victim, follow};
+use testkit::trace::{Trace, Victim, follow};
 
 /// How many system calls lie between two that are tried.
 fn stride(usual: usize) -> usize {
@@ -57,11 +56,7 @@ fn verb(bundle: &Bundle, words: &[&str]) -> Command {
 fn delete(bundle: &Bundle, trace: &Trace, victim: Victim) {
     let done = testkit::attempt(&mut bundle.pea(&["delete", "--force", &bundle.id]));
     assert!(done.status.success(), "{victim:?}: {}", common::stderr(&done));
-    let alive = |seen: &Seen| {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", seen.pid)).unwrap_or_default();
-        stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
-    };
-    wait(&format!("the end of all after {victim:?}"), || !trace.processes.iter().any(alive));
+    wait(&format!("the end of all after {victim:?}"), || trace.living().is_empty());
     let entries = fs::read_dir(bundle.state_root()).into_iter().flatten().flatten().map(|entry| entry.file_name());
     let entries: Vec<_> = entries.filter(|name| name != "@seccomp").collect();
     assert!(entries.is_empty(), "{victim:?} left in the state root: {entries:?}");

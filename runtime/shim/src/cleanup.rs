@@ -12,6 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::bootstrap::Arguments;
 use crate::error::Error;
 use crate::lock::{self, Lock};
+use crate::pod::DEFAULT_ROOT;
 use crate::reap::Exit;
 use crate::record;
 use crate::sandbox::{SandboxOptions, files};
@@ -28,6 +29,8 @@ pub fn delete(arguments: &Arguments) -> Result<DeleteResponse, Error> {
         Some(bundle) => bundle.clone(),
         None => std::env::current_dir().map_err(|source| Error::io("find the bundle (working directory)", source))?,
     };
+    // Known now, and not once it has been removed.
+    let running = task_of(&bundle, arguments).and_then(|record| record.runtime().state(&arguments.id).ok());
     let failures = if is_sandbox(&bundle) { delete_sandbox(&bundle) } else { delete_task(&bundle, arguments) };
     if !failures.is_empty() {
         let failures: Vec<String> = failures.iter().map(Error::to_string).collect();
@@ -36,7 +39,7 @@ pub fn delete(arguments: &Arguments) -> Result<DeleteResponse, Error> {
     let ended: Option<record::Ended> = record::read(&bundle.join(record::EXIT))?;
     let exit = ended.map_or_else(|| Exit::now(UNKNOWN), |ended| Exit { status: ended.status, at: ended.at });
     Ok(DeleteResponse {
-        pid: wire::pid(ended.map(|ended| ended.pid)),
+        pid: wire::pid(ended.map(|ended| ended.pid).or(running.map(|state| state.pid))),
         exit_status: exit.status,
         exited_at: wire::exited_at(Some(exit)),
         ..Default::default()
@@ -75,6 +78,8 @@ fn delete_sandbox(bundle: &Path) -> Vec<Error> {
     failures.extend(files::remove(bundle).err());
     failures.extend(remove_socket(bundle).err());
     if failures.is_empty() {
+        // With what was being written when its writer died.
+        failures.extend(record::remove_all(&record::tasks_of_sandbox(bundle)).err());
         failures.extend(record::remove(&bundle.join(record::SANDBOX)).err());
     }
     failures
@@ -130,15 +135,29 @@ fn remove_task(id: &str, record: &record::Task, failures: &mut Vec<Error>) {
     failures.extend(mount::unmount(&record.bundle.join("rootfs")).err());
 }
 
+/// Where the task of a bundle is kept. Without its record (the bundle may be gone with all that was in it) it is looked for
+/// where tasks are kept by default, but one of that name that belongs to another bundle is not this one.
+fn task_of(bundle: &Path, arguments: &Arguments) -> Option<record::Task> {
+    if let Ok(Some(record)) = record::read::<record::Task>(&bundle.join(record::TASK)) {
+        return Some(record);
+    }
+    let pea_root = Path::new(DEFAULT_ROOT).join(&arguments.namespace);
+    let record = record::Task { bundle: bundle.to_owned(), pea_root, systemd_cgroup: false };
+    let state = record.runtime().state(&arguments.id).ok()?;
+    // As pea wrote it down: without links on the way.
+    let real = std::fs::canonicalize(bundle).unwrap_or_else(|_| bundle.to_owned());
+    (state.bundle == real).then_some(record)
+}
+
 /// One task's bundle. The shim it may have been started in also serves the other tasks of its group,
 /// so it is only asked to go: with anything left to look after, it stays.
 fn delete_task(bundle: &Path, arguments: &Arguments) -> Vec<Error> {
     let mut failures = Vec::new();
-    match record::read::<record::Task>(&bundle.join(record::TASK)) {
-        Ok(Some(record)) => remove_task(&arguments.id, &record, &mut failures),
-        Ok(None) => failures.extend(mount::unmount(&bundle.join("rootfs")).err()),
-        Err(error) => failures.push(error),
+    match task_of(bundle, arguments) {
+        Some(record) => remove_task(&arguments.id, &record, &mut failures),
+        None => failures.extend(mount::unmount(&bundle.join("rootfs")).err()),
     }
+    failures.extend(record::read::<record::Task>(&bundle.join(record::TASK)).err());
     if let Ok(None) = take_lock(&bundle.join(record::LOCK))
         && let Some(pid) = lock::holder(&bundle.join(record::LOCK))
         && let Ok(pidfd) = sys::pidfd_open(pid)

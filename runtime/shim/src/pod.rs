@@ -18,7 +18,7 @@ use crate::sandbox::Sandbox;
 use crate::task::Container;
 
 /// Where containerd's shims keep what their runtimes write.
-const DEFAULT_ROOT: &str = "/run/containerd/pea";
+pub const DEFAULT_ROOT: &str = "/run/containerd/pea";
 
 /// The pod. Clones are handles to the same one.
 #[derive(Clone)]

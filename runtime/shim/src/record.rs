@@ -111,6 +111,14 @@ pub fn remove(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// Removes a directory and all that is in it; it may be gone already.
+pub fn remove_all(path: &Path) -> Result<(), Error> {
+    match fs::remove_dir_all(path) {
+        Err(error) if !absent(&error) => Err(Error::io(format!("remove {}", path.display()), error)),
+        _ => Ok(()),
+    }
+}
+
 fn absent(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }

@@ -112,7 +112,12 @@ impl TaskService for Tasks {
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> Response<api::PidsResponse> {
         let container = self.container(&request.id)?;
         let execs = container.live_execs();
-        let pids = container.runtime.pids(&request.id).map_err(Error::from)?;
+        let mut pids = container.runtime.pids(&request.id).map_err(Error::from)?;
+        if pids.is_empty() {
+            // containerd 2 asks when it comes back, and takes a task without processes for one that never came to be: it
+            // would throw away the exit that nobody has asked for yet.
+            pids.extend(container.init.pid());
+        }
         let processes = pids.into_iter().map(|pid| ProcessInfo {
             pid: wire::pid(Some(pid)),
             info: execs

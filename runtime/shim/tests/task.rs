@@ -96,7 +96,7 @@ fn a_checkpoint_without_a_working_criu_says_so_and_the_container_goes_on() {
         let pod = Pod::start().await;
         let id = pod.container_id("c");
         let init = pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
-        match pod.shim.checkpoint(&id, &pod.dir.path().join("images")).await {
+        match pod.shim.checkpoint(&id, &pod.dir.path().join("images"), false).await {
             Ok(()) => assert!(pod.dir.path().join("images").is_dir()),
             Err(error) => assert!(error.to_string().contains("criu"), "{error}"),
         }

@@ -8,6 +8,7 @@
 
 pub mod measure;
 pub mod mutation;
+pub mod trace;
 
 use std::fs;
 use std::io::Write;

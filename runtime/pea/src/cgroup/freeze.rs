@@ -15,6 +15,9 @@ use super::{gone, hierarchies};
 use crate::error::{Error, ErrorKind};
 use crate::small_file;
 
+/// What lets the processes of a v1 freezer run.
+const THAWED: &str = "THAWED";
+
 /// A process that is on its way into the kernel freezes when it comes back; longer than this is not waited.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -39,6 +42,14 @@ pub fn freeze_within(path: &Path, limit: Duration) -> Result<(), Error> {
     frozen.inspect_err(|_| {
         let _ = thaw(path);
     })
+}
+
+/// The directory by which the processes of the cgroup are frozen.
+pub fn freezer(path: &Path) -> Option<PathBuf> {
+    let freezers = freezers(path).unwrap_or_default();
+    let v1 = freezers.iter().find(|freezer| freezer.thawed == THAWED);
+    let file = &v1.or(freezers.first())?.file;
+    file.exists().then(|| file.parent().map(Path::to_owned)).flatten()
 }
 
 fn no_freezer() -> Error {
@@ -106,7 +117,7 @@ fn freezers(path: &Path) -> Result<Vec<Freezer>, Error> {
             return Some(Freezer { state: file.clone(), file, thawed: "0" });
         }
         let freezer =
-            Freezer { state: dir.join("freezer.self_freezing"), file: dir.join("freezer.state"), thawed: "THAWED" };
+            Freezer { state: dir.join("freezer.self_freezing"), file: dir.join("freezer.state"), thawed: THAWED };
         hierarchy.controls("freezer").then_some(freezer)
     };
     Ok(hierarchies()?.iter().filter_map(freezer).collect())

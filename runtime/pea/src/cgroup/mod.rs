@@ -27,7 +27,7 @@ use std::path::{Component, Path, PathBuf};
 
 pub(crate) use above::remove as remove_above;
 pub(crate) use entry::{Entry, Subgroups};
-pub(crate) use freeze::{freeze, is_frozen, thaw};
+pub(crate) use freeze::{freeze, freezer, is_frozen, thaw};
 pub(crate) use hierarchy::{Hierarchy, Kind, Layout, all as hierarchies};
 pub(crate) use kill::signal_tree;
 pub(crate) use members::pids;

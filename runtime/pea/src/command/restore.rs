@@ -49,10 +49,10 @@ pub fn run(runtime: &Runtime, global: &Global, arguments: &Arguments) -> Result<
         return Err(Error::new(ErrorKind::Unsupported, text));
     }
     let options = RestoreOptions {
-        criu: arguments.images.options(global),
         pid_file: arguments.pid_file.clone(),
         lsm_profile: arguments.lsm_profile.clone(),
         lsm_mount_context: arguments.lsm_mount_context.clone(),
+        ..RestoreOptions::new(arguments.images.options(global))
     };
     if arguments.detach {
         return runtime.restore(&arguments.id, &arguments.bundle, options)?.finish().map(|_| 0);

@@ -14,6 +14,7 @@ pub use external::{Descriptors, Externals};
 pub use options::{CheckpointOptions, CriuOptions, RestoreOptions};
 
 use crate::error::{Error, ErrorKind};
+use crate::sys::process;
 
 /// One run of CRIU.
 pub struct Criu {
@@ -63,6 +64,11 @@ impl Criu {
     /// An option whose value is optional to CRIU, and so must be in the same word.
     pub fn arg_in_one(&mut self, option: &str, value: &str) {
         self.command.arg(format!("{option}={value}"));
+    }
+
+    /// Has it killed when this process dies: nobody would wait for what it makes.
+    pub fn tie(&mut self) {
+        process::die_with_caller(&mut self.command);
     }
 
     /// Runs it. `silent`: with no standard streams; otherwise it has ours, to hand them on.

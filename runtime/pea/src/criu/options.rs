@@ -1,5 +1,6 @@
 //! What a caller may ask of a checkpoint or a restore.
 
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 /// What both have in common; the switches are CRIU's own (criu(8)).
@@ -71,14 +72,38 @@ pub struct CheckpointOptions {
 }
 
 /// How to restore.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct RestoreOptions {
     /// What it has in common with a checkpoint.
     pub criu: CriuOptions,
+    /// What takes the place of the pipe that was standard input; the caller's own when absent.
+    pub stdin: Option<OwnedFd>,
+    /// The same for standard output.
+    pub stdout: Option<OwnedFd>,
+    /// The same for standard error.
+    pub stderr: Option<OwnedFd>,
+    /// A configuration to use instead of the bundle's `config.json`.
+    pub config: Option<PathBuf>,
     /// A file that receives the init's pid, whole or not at all.
     pub pid_file: Option<PathBuf>,
     /// TYPE:NAME, the processes' profile from now on.
     pub lsm_profile: Option<String>,
     /// The context of mounts that have one.
     pub lsm_mount_context: Option<String>,
+}
+
+impl RestoreOptions {
+    /// From these images, and nothing else asked for.
+    pub fn new(criu: CriuOptions) -> Self {
+        Self {
+            criu,
+            stdin: None,
+            stdout: None,
+            stderr: None,
+            config: None,
+            pid_file: None,
+            lsm_profile: None,
+            lsm_mount_context: None,
+        }
+    }
 }

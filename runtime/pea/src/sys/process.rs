@@ -4,6 +4,8 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 use std::ptr;
 
 use super::{check, own};
@@ -100,6 +102,20 @@ pub fn wait_stopped(pid: i32) {
             return;
         }
     }
+}
+
+/// Has the program killed when its caller dies, however that happens.
+pub fn die_with_caller(command: &mut Command) {
+    let caller = std::process::id() as libc::pid_t;
+    let tie = move || {
+        // SAFETY: numbers alone are given; both are allowed between fork and execve (signal-safety(7)).
+        let (tied, parent) = unsafe { (libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL), libc::getppid()) };
+        check(tied.into())?;
+        // Died before it was tied.
+        if parent == caller { Ok(()) } else { Err(io::ErrorKind::BrokenPipe.into()) }
+    };
+    // SAFETY: it allocates nothing and takes no lock.
+    unsafe { command.pre_exec(tie) };
 }
 
 /// Becomes root of a user namespace, by the kernel alone: the C library's functions wait for threads that the test had,

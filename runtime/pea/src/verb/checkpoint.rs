@@ -1,5 +1,6 @@
 //! `checkpoint`: the container's processes as files.
 
+use crate::cgroup;
 use crate::criu::{CheckpointOptions, Criu, Descriptors, Externals, make_dir};
 use crate::error::{Error, ErrorKind};
 use crate::state::Status;
@@ -11,7 +12,8 @@ pub fn checkpoint(container: &Container, options: &CheckpointOptions) -> Result<
     let lock = container.lock()?;
     let record = container.record()?;
     let status = query::status(container, &record);
-    let (Status::Running, Some(init)) = (status, record.living_init()) else {
+    // Whoever copies the file system too pauses the container first, as containerd's client does.
+    let (Status::Running | Status::Paused, Some(init)) = (status, record.living_init()) else {
         let text = format!("container \"{}\" cannot be checkpointed: it is {status}", container.id());
         return Err(Error::new(ErrorKind::InvalidState, text));
     };
@@ -32,6 +34,10 @@ fn dump(container: &Container, record: &Record, init: i32, options: &CheckpointO
     criu.arg("--tree", init.to_string());
     criu.arg("--root", &record.rootfs);
     criu.arg_in_one("--manage-cgroups", options.criu.manage_cgroups.as_deref().unwrap_or("soft"));
+    if let Some(freezer) = cgroup::freezer(&record.cgroup) {
+        // CRIU thaws a paused container to look into it, and leaves it as it was.
+        criu.arg("--freeze-cgroup", freezer);
+    }
     criu.switch("--leave-running", options.leave_running && !options.pre_dump);
     criu.switch("--skip-in-flight", options.tcp_skip_in_flight);
     // Later dumps can leave out what has not changed since.

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -18,6 +19,7 @@ use crate::rootfs;
 use crate::spec;
 use crate::state::Traits;
 use crate::store::{Container, Init, Lock, Record, replace};
+use crate::sys;
 
 /// Begins the restoring in a helper child. The init becomes its child, and with its end the caller's.
 pub fn restore(
@@ -26,8 +28,10 @@ pub fn restore(
     bundle: &Path,
     options: RestoreOptions,
 ) -> Result<Pending, Error> {
+    let mut options = options;
+    let stdio = [options.stdin.take(), options.stdout.take(), options.stderr.take()];
     let request = Request { container, driver, bundle: bundle.to_owned(), options };
-    helper::spawn(Kept::default(), move |_| request.run())
+    helper::spawn(Kept { stdio, preserve: 0 }, move |kept| request.run(kept))
 }
 
 struct Request {
@@ -38,13 +42,11 @@ struct Request {
 }
 
 impl Request {
-    fn run(mut self) -> Result<i32, Error> {
+    fn run(mut self, kept: Kept) -> Result<i32, Error> {
         self.container.check_free()?;
         self.make_absolute()?;
-        let path = self.bundle.join("config.json");
-        let text = fs::read(&path)
-            .map_err(|error| Error::spec(format!("read {}: {}", path.display(), crate::error::reason(&error))))?;
-        let spec = spec::parse(&text, &path)?;
+        let path = self.options.config.clone().unwrap_or_else(|| self.bundle.join("config.json"));
+        let (spec, text) = spec::load_given(&path)?;
         spec::check(&spec)?;
         if spec.process().as_ref().and_then(|process| process.terminal()) == Some(true) && !self.options.criu.shell_job
         {
@@ -71,6 +73,7 @@ impl Request {
             init: None,
             started: false,
         };
+        become_stdio(kept)?;
         let lock = self.container.reserve(&record, &text)?;
         let restored = cgroup.prepare().and_then(|_| self.build(&spec, record, &cgroup, &lock));
         if restored.is_err() {
@@ -87,7 +90,7 @@ impl Request {
         let here = env::current_dir().map_err(|error| Error::io("find the working directory", error))?;
         let options = &mut self.options;
         options.criu.images = here.join(&options.criu.images);
-        for path in [&mut options.criu.work, &mut options.pid_file].into_iter().flatten() {
+        for path in [&mut options.criu.work, &mut options.pid_file, &mut options.config].into_iter().flatten() {
             *path = here.join(&path);
         }
         Ok(())
@@ -114,6 +117,7 @@ impl Request {
         }
         let pid_file = self.container.dir().join("restored.pid");
         let mut criu = Criu::new("restore", &options.criu);
+        criu.tie();
         criu.switch("--restore-detached", true);
         criu.switch("--restore-sibling", true);
         criu.arg("--pidfile", &pid_file);
@@ -135,6 +139,16 @@ impl Request {
         let text = text.map_err(|error| Error::io(format!("read {}", pid_file.display()), error))?;
         text.trim().parse().map_err(|_| Error::internal(format!("criu's pid file says {text:?}")))
     }
+}
+
+/// CRIU hands its own standard streams to the container, and it has this helper's.
+fn become_stdio(kept: Kept) -> Result<(), Error> {
+    for (number, stream) in (0..).zip(kept.stdio) {
+        if let Some(stream) = stream {
+            sys::set_stdio(stream.as_fd(), number).map_err(|error| Error::io("set a standard stream", error))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes the root a mount, which CRIU wants: in a mount namespace of this helper's own, and so gone with it. At its own

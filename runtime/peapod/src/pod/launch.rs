@@ -91,6 +91,7 @@ impl<'a> Launcher<'a> {
                 stderr: if container.tty { String::new() } else { output },
                 terminal: container.tty,
             },
+            ..CreateTask::default()
         })
     }
 

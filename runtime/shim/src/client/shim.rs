@@ -99,6 +99,8 @@ impl Shim {
             stdin: task.stdio.stdin.clone(),
             stdout: task.stdio.stdout.clone(),
             stderr: task.stdio.stderr.clone(),
+            checkpoint: task.checkpoint.as_ref().map(|images| images.display().to_string()).unwrap_or_default(),
+            options: task.criu.as_deref().map(crate::options::naming_criu).into(),
             ..Default::default()
         };
         Ok(self.task.create(Context::default(), &request).await?.pid)
@@ -212,11 +214,18 @@ impl Shim {
         Ok(())
     }
 
-    /// Writes the container's processes to files in `directory`, by means of CRIU; the container goes on.
-    pub async fn checkpoint(&self, id: &str, directory: &Path) -> Result<(), Error> {
+    /// Writes the container's processes to files in `directory`, by means of CRIU; with `exit` the container ends with it.
+    pub async fn checkpoint(&self, id: &str, directory: &Path, exit: bool) -> Result<(), Error> {
         let path = directory.display().to_string();
-        let request = api::CheckpointTaskRequest { id: id.to_owned(), path, ..Default::default() };
+        let options = Some(crate::options::checkpoint_that_exits()).filter(|_| exit).into();
+        let request = api::CheckpointTaskRequest { id: id.to_owned(), path, options, ..Default::default() };
         self.task.checkpoint(Context::default(), &request).await?;
+        Ok(())
+    }
+
+    /// Has a shim end that has nothing to look after; one with a container or a sandbox stays.
+    pub async fn shutdown(&self) -> Result<(), Error> {
+        self.task.shutdown(Context::default(), &api::ShutdownRequest::default()).await?;
         Ok(())
     }
 

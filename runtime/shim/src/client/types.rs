@@ -61,6 +61,10 @@ pub struct CreateTask {
     pub rootfs: Vec<Mount>,
     /// Its standard streams.
     pub stdio: Stdio,
+    /// The images of a checkpoint. The container's processes come from there when it is started; until then it has no pid.
+    pub checkpoint: Option<PathBuf>,
+    /// The program CRIU; looked for in the shim's `PATH` when absent.
+    pub criu: Option<PathBuf>,
 }
 
 /// What [`Shim::start_sandbox`] tells of the pod.

@@ -42,6 +42,10 @@ pub struct TaskOptions {
     pub io_owner: (u32, u32),
     /// The program CRIU; looked for in `PATH` when absent.
     pub criu_path: Option<PathBuf>,
+    /// The directory of CRIU's logs; one in the bundle when absent.
+    pub criu_work: Option<PathBuf>,
+    /// Images to restore the container from, where the request itself names none.
+    pub criu_images: Option<PathBuf>,
     /// The control group the shim itself goes into.
     pub shim_cgroup: Option<PathBuf>,
 }
@@ -83,6 +87,8 @@ impl TaskOptions {
             no_new_keyring: options.no_new_keyring,
             io_owner: (options.io_uid, options.io_gid),
             criu_path: given(&criu_path),
+            criu_work: given(&options.criu_work_path),
+            criu_images: given(&options.criu_image_path),
             shim_cgroup: given(&options.shim_cgroup),
         })
     }
@@ -112,6 +118,8 @@ impl TaskOptions {
             no_new_keyring: keys.no_new_keyring,
             io_owner: (keys.io_uid, keys.io_gid),
             criu_path: given(&keys.criu_path),
+            criu_work: given(&keys.criu_work_path),
+            criu_images: None,
             shim_cgroup: given(&keys.shim_cgroup),
         })
     }
@@ -128,8 +136,18 @@ fn read_config(path: &Path) -> io::Result<String> {
     Ok(text)
 }
 
-/// The keys of the TOML text. `Criu*` are accepted for the sake of configurations written for runc: whoever asks for a
-/// checkpoint names the directories.
+/// Options that name the program CRIU and nothing else, for a client.
+pub fn naming_criu(program: &Path) -> Any {
+    let mut options = oci::Options::default();
+    let path = program.display().to_string().into_bytes();
+    options.special_fields.mut_unknown_fields().add_length_delimited(CRIU_PATH, path);
+    // Encoding to memory fails for messages without a required field alone, and there are none.
+    let value = options.write_to_bytes().unwrap_or_default();
+    Any { type_url: RUNC.to_owned(), value, ..Default::default() }
+}
+
+/// The keys of the TOML text. `CriuImagePath` is accepted for the sake of configurations written for runc, and means
+/// nothing here: the text is that of all containers, and not all of them can come from the same images.
 #[derive(Default, serde::Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "PascalCase")]
 struct Keys {
@@ -139,8 +157,7 @@ struct Keys {
     #[serde(rename = "CriuImagePath")]
     _criu_image_path: String,
     criu_path: String,
-    #[serde(rename = "CriuWorkPath")]
-    _criu_work_path: String,
+    criu_work_path: String,
     io_gid: u32,
     io_uid: u32,
     no_new_keyring: bool,
@@ -246,7 +263,7 @@ mod tests {
     fn options_in_toml_say_the_same() {
         let text =
             "Root = \"/run/x\"\nSystemdCgroup = true\nNoPivotRoot = true\nNoNewKeyring = true\nIoUid = 7\nIoGid = 8\n";
-        let text = format!("{text}CriuPath = \"/c\"\n");
+        let text = format!("{text}CriuPath = \"/c\"\nCriuWorkPath = \"/w\"\n");
         let expected = TaskOptions {
             root: Some("/run/x".into()),
             systemd_cgroup: Some(true),
@@ -254,6 +271,8 @@ mod tests {
             no_new_keyring: true,
             io_owner: (7, 8),
             criu_path: Some("/c".into()),
+            criu_work: Some("/w".into()),
+            criu_images: None,
             shim_cgroup: None,
         };
         assert_eq!(TaskOptions::from_any(Some(&generic(3, &text))).unwrap(), expected);

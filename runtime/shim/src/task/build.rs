@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use tokio::io::Interest;
 
+use super::container::Container;
 use super::process::Process;
 use crate::error::Error;
+use crate::pod::Pod;
 use crate::reap::{Child, Reaper};
 use crate::stdio::{ConsoleSocket, Owner, Prepared, ProcessEnds, Whose};
 use crate::sys;
@@ -21,6 +23,14 @@ pub struct Surroundings<'a> {
     pub namespace: &'a str,
     /// Knows the children.
     pub reaper: &'a Reaper,
+}
+
+impl<'a> Surroundings<'a> {
+    /// Those of a container of the pod.
+    pub fn of(pod: &'a Pod, container: &'a Container) -> Self {
+        let (bundle, io_owner) = (container.record.bundle.as_path(), container.options.io_owner);
+        Self { bundle, io_owner, namespace: pod.namespace(), reaper: &pod.reaper }
+    }
 }
 
 /// Builds: `fork` is pea's `create` or `exec`. Waits for it without holding anything up, and gives

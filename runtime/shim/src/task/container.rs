@@ -41,6 +41,8 @@ pub struct Container {
     pub runtime: pea::Runtime,
     /// The options it was created with.
     pub options: TaskOptions,
+    /// The images it is restored from.
+    pub checkpoint: Option<PathBuf>,
     /// Held while the program is being started, so that its end is not told before its start.
     pub starting: tokio::sync::Mutex<()>,
     execs: Mutex<BTreeMap<String, Exec>>,
@@ -58,11 +60,17 @@ impl Container {
             record,
             sandbox_record,
             options,
+            checkpoint: None,
             starting: tokio::sync::Mutex::default(),
             execs: Mutex::default(),
             oom: OnceLock::new(),
             paused: AtomicBool::new(false),
         }
+    }
+
+    /// The same, whose processes will come from those images.
+    pub fn restored_from(self, images: Option<PathBuf>) -> Self {
+        Self { checkpoint: images, ..self }
     }
 
     /// Writes the records, before anything is made that would have to be cleared up.

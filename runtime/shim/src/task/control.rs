@@ -63,8 +63,7 @@ pub async fn update(pod: &Pod, request: &UpdateTaskRequest) -> Result<(), Error>
 /// Writes the container's processes to files, by means of CRIU.
 pub async fn checkpoint(pod: &Pod, request: &CheckpointTaskRequest) -> Result<(), Error> {
     let container = running(pod, &request.id)?;
-    let program = container.options.criu_path.as_deref();
-    let options = options::checkpoint_options(request, program)?;
+    let options = options::checkpoint_options(request, &container.options, &container.record.bundle)?;
     aside(pod, || Ok(container.runtime.checkpoint(&request.id, &options)?)).await?;
     let checkpointed = event::TaskCheckpointed {
         container_id: request.id.clone(),

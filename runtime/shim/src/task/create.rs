@@ -10,6 +10,7 @@ use containerd_shim_protos::protobuf::MessageField;
 use super::build::{Surroundings, build};
 use super::container::Container;
 use super::process::{Phase, Process};
+use super::restore;
 use crate::aside::aside;
 use crate::error::Error;
 use crate::events::Event;
@@ -42,9 +43,6 @@ pub async fn create(pod: &Pod, request: CreateTaskRequest) -> Result<i32, Error>
 fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
     check_id(&request.id)?;
     check_bundle(Path::new(&request.bundle))?;
-    if !request.checkpoint.is_empty() {
-        return Err(Error::unimplemented("restoring from a checkpoint is not served"));
-    }
     let options = TaskOptions::from_any(request.options.as_ref())?;
     let home = pod.home_of_tasks(&options);
     let bundle = PathBuf::from(&request.bundle);
@@ -65,7 +63,9 @@ fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
         terminal: request.terminal,
     };
     let in_sandbox = home.sandbox_bundle.map(|bundle| record::task_in_sandbox(&bundle, &request.id));
-    Ok(Container::new(Process::new(&request.id, "", stdio), record, in_sandbox, options))
+    let images = Some(&request.checkpoint).filter(|path| !path.is_empty()).map(PathBuf::from);
+    let images = images.or_else(|| options.criu_images.clone());
+    Ok(Container::new(Process::new(&request.id, "", stdio), record, in_sandbox, options).restored_from(images))
 }
 
 /// Whether `cgroupsPath` is in systemd's spelling, `slice:prefix:name`. Whoever writes it so wants a scope; but not all can
@@ -96,12 +96,14 @@ async fn apply(pod: &Pod, container: &Arc<Container>, request: &CreateTaskReques
     container.write_records()?;
     let (bundle, options) = (&container.record.bundle, &container.options);
     mount::mount_all(&request.rootfs, &bundle.join("rootfs"))?;
-    let namespace = pod.namespace();
-    let surroundings = Surroundings { bundle, io_owner: options.io_owner, namespace, reaper: &pod.reaper };
-    let sandbox = pod.sandbox();
-    let files = sandbox.as_ref().and_then(|sandbox| sandbox.options.files.as_ref());
-    let config = files.map_or(Ok(None), |files| sandbox::files::configuration(pod.bundle(), files, bundle))?;
-    let child = build(&container.init, surroundings, |ends, console_socket| {
+    let config = configuration(pod, container)?;
+    if let Some(images) = &container.checkpoint {
+        restore::check(container, images)?;
+        container.init.enter(Phase::Created)?;
+        pod.events.publish(&Event::Create(created(container, request, 0)));
+        return Ok(0);
+    }
+    let child = build(&container.init, Surroundings::of(pod, container), |ends, console_socket| {
         let create = pea::CreateOptions {
             stdin: ends.stdin,
             stdout: ends.stdout,
@@ -121,6 +123,13 @@ async fn apply(pod: &Pod, container: &Arc<Container>, request: &CreateTaskReques
     pod.events.publish(&Event::Create(created(container, request, child.pid)));
     super::watch(pod.clone(), container.clone(), container.init.clone(), child.clone());
     Ok(child.pid)
+}
+
+/// The configuration to use instead of the bundle's, where the sandbox has something to add.
+pub fn configuration(pod: &Pod, container: &Container) -> Result<Option<PathBuf>, Error> {
+    let sandbox = pod.sandbox();
+    let files = sandbox.as_ref().and_then(|sandbox| sandbox.options.files.as_ref());
+    files.map_or(Ok(None), |files| sandbox::files::configuration(pod.bundle(), files, &container.record.bundle))
 }
 
 fn created(container: &Container, request: &CreateTaskRequest, pid: i32) -> event::TaskCreate {

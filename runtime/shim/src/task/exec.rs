@@ -47,13 +47,7 @@ pub fn add(pod: &Pod, request: &ExecProcessRequest) -> Result<(), Error> {
 pub async fn start(pod: &Pod, container: &Arc<Container>, exec_id: &str) -> Result<i32, Error> {
     let Exec { process, spec } = container.exec(exec_id)?;
     process.enter(Phase::Building)?;
-    let surroundings = Surroundings {
-        bundle: &container.record.bundle,
-        io_owner: container.options.io_owner,
-        namespace: pod.namespace(),
-        reaper: &pod.reaper,
-    };
-    let built = build(&process, surroundings, |ends, console_socket| {
+    let built = build(&process, Surroundings::of(pod, container), |ends, console_socket| {
         let options = pea::ExecOptions {
             stdin: ends.stdin,
             stdout: ends.stdout,

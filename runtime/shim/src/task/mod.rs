@@ -13,6 +13,7 @@ mod delete;
 mod exec;
 mod oom;
 mod process;
+mod restore;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,16 +48,27 @@ pub async fn start(pod: &Pod, id: &str, exec_id: &str) -> Result<i32, Error> {
     let init = &container.init;
     let _order = container.starting.lock().await;
     init.expect(Phase::Created)?;
+    if let Some(images) = &container.checkpoint {
+        let child = restore::restore(pod, &container, images).await?;
+        let pid = started(pod, init)?;
+        watch(pod.clone(), container.clone(), init.clone(), child);
+        return Ok(pid);
+    }
     if container.has_start_hooks() {
         let start = aside(pod, || Ok(container.runtime.start(id)?));
         unless_cancelled(init, start).await?;
     } else {
         container.runtime.start(id)?;
     }
+    started(pod, init)
+}
+
+/// The init runs, and everybody may know.
+fn started(pod: &Pod, init: &Process) -> Result<i32, Error> {
     init.enter(Phase::Running)?;
     let pid = init.pid();
     pod.events.publish(&Event::Start(event::TaskStart {
-        container_id: id.to_owned(),
+        container_id: init.container.clone(),
         pid: wire::pid(pid),
         ..Default::default()
     }));

@@ -3,6 +3,7 @@
 //! ```text
 //! exec: Added ─▶ Building ─────────────▶ Running ─▶ Stopped ─▶ Deleted
 //! init:          Building ─▶ Created ─▶ Running ─▶ Stopped ─▶ Deleted
+//! restored init: Building ─▶ Created ─▶ Building ─▶ Running ─▶ Stopped ─▶ Deleted
 //! ```
 //! Any of the first three may also go straight to `Stopped` (a build that fails, a kill), and an
 //! exec that was never started straight to `Deleted`. Nobody but [`Process::enter`] changes the phase.
@@ -40,6 +41,7 @@ const STEPS: &[(Phase, Phase)] = &[
     (Phase::Building, Phase::Created),
     (Phase::Building, Phase::Running),
     (Phase::Building, Phase::Stopped),
+    (Phase::Created, Phase::Building),
     (Phase::Created, Phase::Running),
     (Phase::Created, Phase::Stopped),
     (Phase::Running, Phase::Stopped),

@@ -126,7 +126,7 @@ impl Pod {
     /// Creates a container of a bundle that is written already, on that root file system.
     pub async fn create_on(&self, name: &str, rootfs: Vec<Mount>, stdio: Stdio) -> Result<u32, Error> {
         let (id, bundle) = (self.container_id(name), self.bundle(name));
-        self.shim.create(&CreateTask { id, bundle, rootfs, stdio }).await
+        self.shim.create(&CreateTask { id, bundle, rootfs, stdio, ..CreateTask::default() }).await
     }
 
     /// Creates and starts.

@@ -1,11 +1,14 @@
 //! Follows a command and all it starts through every system call, and kills one of these processes after one of them.
 
 use std::collections::HashMap;
-use std::io::Write;
-use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::fs;
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::sys::ptrace::{self, Options};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -16,12 +19,14 @@ use nix::unistd::Pid;
 pub struct Victim {
     /// The command is 0; what it and its children start is counted in the order of birth.
     pub process: usize,
+    /// From 1.
     pub call: usize,
 }
 
 /// What was seen of one process.
 #[derive(Clone, Debug)]
 pub struct Seen {
+    /// On the node.
     pub pid: i32,
     /// System calls, up to its first execve; of the command, from its execve on.
     pub calls: usize,
@@ -40,24 +45,81 @@ pub struct Trace {
     pub killed: bool,
 }
 
-/// Runs the command until it has ended, in whatever way; what else it started is let go then.
-pub fn follow(command: &Command, victim: Option<Victim>) -> Trace {
-    let (sender, receiver) = mpsc::channel();
-    let mut waiting = when_told(command);
-    // The kernel lets go of the processes when the thread that follows them ends.
-    let follower = std::thread::spawn(move || {
-        let _ = sender.send(Follower::follow(waiting.spawn().expect("sh"), victim));
-    });
-    let trace = receiver.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("hangs: {victim:?}"));
-    follower.join().expect("the follower");
-    trace
+impl Trace {
+    /// The processes seen that have not ended. (A number may have been given out again meanwhile: in a test, not so soon.)
+    pub fn living(&self) -> Vec<i32> {
+        let alive = |pid: &i32| {
+            let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+            stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with(['Z', 'X']))
+        };
+        self.processes.iter().map(|seen| seen.pid).filter(alive).collect()
+    }
 }
 
-/// The command, not executed before a line can be read: until then it can be seized.
-fn when_told(command: &Command) -> Command {
+/// Runs the command until it has ended, in whatever way; what else it started is let go then.
+pub fn follow(command: &Command, victim: Option<Victim>) -> Trace {
+    Following::begin(command, Vec::new(), victim, Until::Command).end()
+}
+
+/// How long a command is followed.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Until {
+    /// Until it has ended itself.
+    Command,
+    /// Until all that it has started has ended too.
+    All,
+}
+
+/// A command that is being followed while the test goes on.
+pub struct Following {
+    stdout: Option<ChildStdout>,
+    trace: Receiver<Trace>,
+    follower: JoinHandle<()>,
+    victim: Option<Victim>,
+}
+
+impl Following {
+    /// Starts the command, with that on its standard input.
+    pub fn begin(command: &Command, input: Vec<u8>, victim: Option<Victim>, until: Until) -> Self {
+        let (told, trace) = mpsc::channel();
+        let (started, stdout) = mpsc::channel();
+        let mut waiting = when_told(command, until);
+        // The kernel lets go of the processes when the thread that follows them ends.
+        let follower = std::thread::spawn(move || {
+            let mut child = waiting.spawn().expect("sh");
+            let _ = started.send(child.stdout.take());
+            let _ = told.send(Follower::follow(child, &input, victim, until));
+        });
+        Self { stdout: stdout.recv().expect("the command starts"), trace, follower, victim }
+    }
+
+    /// What the command has printed, once all who have its standard output have closed it.
+    pub fn output(&mut self) -> Vec<u8> {
+        let mut text = Vec::new();
+        if let Some(mut stdout) = self.stdout.take() {
+            stdout.read_to_end(&mut text).expect("the output of the command");
+        }
+        text
+    }
+
+    /// Waits for the end of what is followed.
+    pub fn end(mut self) -> Trace {
+        self.output();
+        let trace =
+            self.trace.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("hangs: {:?}", self.victim));
+        self.follower.join().expect("the follower");
+        trace
+    }
+}
+
+/// The command, not executed before a line can be read: until then it can be seized. One that is followed alone may leave
+/// its streams to others, so it has none.
+fn when_told(command: &Command, until: Until) -> Command {
+    let streams = if until == Until::Command { "< /dev/null > /dev/null 2>&1" } else { "2> /dev/null" };
     let mut waiting = Command::new("sh");
-    waiting.args(["-c", "read line; exec \"$@\" < /dev/null > /dev/null 2>&1", "sh"]);
-    waiting.arg(command.get_program()).args(command.get_args()).stdin(Stdio::piped());
+    waiting.args(["-c", &format!("read line; exec \"$@\" {streams}"), "sh"]);
+    waiting.arg(command.get_program()).args(command.get_args());
+    waiting.stdin(Stdio::piped()).stdout(Stdio::piped());
     if let Some(dir) = command.get_current_dir() {
         waiting.current_dir(dir);
     }
@@ -73,7 +135,7 @@ struct Follower {
 }
 
 impl Follower {
-    fn follow(mut child: Child, victim: Option<Victim>) -> Trace {
+    fn follow(mut child: Child, input: &[u8], victim: Option<Victim>, until: Until) -> Trace {
         let first = Pid::from_raw(child.id() as i32);
         let options = Options::PTRACE_O_TRACESYSGOOD
             | Options::PTRACE_O_TRACEFORK
@@ -87,13 +149,20 @@ impl Follower {
         let mut stdin = child.stdin.take();
         loop {
             // Of this thread's own, and of no other test's.
-            let status = waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)).expect("waitpid");
+            let status = match waitpid(None, Some(WaitPidFlag::__WALL | WaitPidFlag::__WNOTHREAD)) {
+                Err(Errno::ECHILD) => break,
+                status => status.expect("waitpid"),
+            };
             match status {
-                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..) if pid == first => break,
+                WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)
+                    if pid == first && until == Until::Command =>
+                {
+                    break;
+                }
                 _ => this.step(status),
             }
             if let Some(mut stdin) = stdin.take() {
-                stdin.write_all(b"\n").expect("sh reads");
+                stdin.write_all(b"\n").and_then(|()| stdin.write_all(input)).expect("sh reads");
             }
         }
         Trace { processes: this.seen, killed: this.killed }
