@@ -11,6 +11,8 @@ use std::process::Command;
 
 use pea_shim::client::{CreateTask, Error, Stdio, TaskStatus};
 use serde_json::json;
+use support::cri::message::Message as CriMessage;
+use support::cri::{Node, own_processes, serves_pauseless, version};
 use support::pod::{Pod, exec_to_end, run, shell};
 use support::{alive, eventually};
 
@@ -85,6 +87,9 @@ fn a_restore_that_fails_says_why_and_leaves_a_container_to_delete() {
         let (pod, images) = pod_with_images("exec sleep 1000").await;
         let absent = create(&pod, "c", Stdio::default(), images.join("absent")).await.unwrap_err();
         assert!(matches!(absent, Error::NotFound(_)) && absent.to_string().contains("absent"), "{absent}");
+        let on_terminal = Stdio { terminal: true, ..Stdio::default() };
+        let refused = create(&pod, "c", on_terminal, images.clone()).await.unwrap_err();
+        assert!(refused.to_string().contains("a container with a terminal cannot be restored"), "{refused}");
         fs::write(images.join("fails"), "").unwrap();
         create(&pod, "c", Stdio::default(), images.clone()).await.unwrap();
         let id = pod.container_id("c");
@@ -193,5 +198,49 @@ fn a_counter_goes_on_where_its_checkpoint_has_left_it() {
         let lines: Vec<u32> = text.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
         assert_eq!(lines, (1..=lines.len() as u32).collect::<Vec<_>>(), "output was lost or doubled");
         pod.end().await;
+    });
+}
+
+/// Puts CRIU where containerd and its shims find it.
+fn put_criu(dir: &std::path::Path, criu: &std::path::Path) {
+    let place = dir.join("shims/criu");
+    fs::write(&place, format!("#!/bin/sh\nexec {} \"$@\"\n", criu.display())).unwrap();
+    fs::set_permissions(place, fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+/// As kubelet does for its checkpoint API, and as a pod is made of the archive again.
+#[test]
+fn a_container_of_a_pod_is_checkpointed_and_restored_through_cri() {
+    let Some(criu) = criu() else { return };
+    if !serves_pauseless(&version()) {
+        return testkit::skip("checkpoints through CRI need containerd 2.1");
+    }
+    run(async {
+        let node = Node::start_with(|dir| put_criu(dir, &criu)).await;
+        let pod = node.pod("counts").await;
+        let count = "n=0; while :; do n=$((n + 1)); echo $n; echo $n > /n; sleep 0.05; done";
+        let id = node.container(&pod, "counter", &["sh", "-c", count]).await;
+        let counted = async |id: &str| node.exec(id, &["cat", "/n"]).await.1.trim().parse::<u32>().unwrap_or(0);
+        node.until("it counts", async || counted(&id).await > 5).await;
+        let archive = node.dir.path().join("checkpoint.tar");
+        let request = CriMessage::new().text(1, &id).text(2, archive.to_str().unwrap());
+        node.call("CheckpointContainer", &request).await.unwrap();
+        let before = counted(&id).await;
+        node.until("it goes on", async || counted(&id).await > before).await;
+        node.of("StopContainer", &id).await;
+        node.of("RemoveContainer", &id).await;
+
+        let image = CriMessage::new().text(1, archive.to_str().unwrap());
+        let linux = CriMessage::new().message(2, CriMessage::new().message(3, own_processes()));
+        let more = |config: CriMessage| config.message(2, image).message(15, linux);
+        let restored = node.create(&pod, "restored", &[], more).await.unwrap();
+        node.of("StartContainer", &restored).await;
+        node.until("it counts on", async || counted(&restored).await > before).await;
+        let first = node.log("restored").lines().next().and_then(|line| line.parse::<u32>().ok());
+        assert!(first > Some(5), "it began anew: {first:?}");
+        node.of("StopContainer", &restored).await;
+        assert_eq!(node.until_exited(&restored).await.0, 137);
+        node.remove(&pod).await;
+        node.clean().await;
     });
 }

@@ -216,6 +216,60 @@ fn a_restarted_containerd_finds_its_tasks_again() {
     nothing_left(&containerd, &id);
 }
 
+/// The program of a task that ends with 7 when a file is there, and the file.
+fn ends_when_told(containerd: &Containerd) -> ([&'static str; 3], std::path::PathBuf) {
+    let program = ["sh", "-c", "until test -e /tmp/go; do sleep 0.02; done; exit 7"];
+    (program, containerd.dir.path().join("rootfs/tmp/go"))
+}
+
+/// The pid of the only task.
+fn pid_of_task(containerd: &Containerd) -> u32 {
+    containerd.output(&["task", "ls"]).split_whitespace().nth(4).unwrap().parse().unwrap()
+}
+
+#[test]
+fn an_exit_while_containerd_is_away_is_there_when_it_comes_back() {
+    let mut containerd = Containerd::start();
+    let id = containerd.id("away");
+    let (program, go) = ends_when_told(&containerd);
+    testkit::run(&mut containerd.run(&["-d"], &id, &program));
+    let pid = pid_of_task(&containerd);
+    containerd.restart_after(|| {
+        fs::write(go, "").unwrap();
+        eventually("it has ended", || !support::alive(pid));
+    });
+    let list = containerd.output(&["task", "ls"]);
+    assert!(list.lines().any(|line| line.starts_with(&id) && line.ends_with("STOPPED")), "{list}");
+    let deleted = containerd.try_ctr(&["task", "rm", &id]);
+    assert!(text(&deleted).2.contains("exit code 7"), "{deleted:?}");
+    nothing_left(&containerd, &id);
+}
+
+/// Known as containerd#6429: the clean-up after a dead shim tells of a second exit, 137, of a task that had ended by itself.
+#[test]
+fn a_killed_shim_does_not_change_how_its_task_has_ended() {
+    let containerd = Containerd::start();
+    let id = containerd.id("ended");
+    let (program, go) = ends_when_told(&containerd);
+    let last = format!("/tasks/delete {{\"container_id\":\"{id}\"");
+    let mut pid = 0;
+    let heard = events_of(&containerd, &last, || {
+        testkit::run(&mut containerd.run(&["-d"], &id, &program));
+        pid = pid_of_task(&containerd);
+        fs::write(&go, "").unwrap();
+        eventually("stopped", || containerd.output(&["task", "ls"]).contains("STOPPED"));
+        let shim = *shims_with_id(&id).first().unwrap();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+    });
+    let exits: Vec<&str> = heard.lines().filter(|line| line.contains("/tasks/exit") && line.contains(&id)).collect();
+    let said = format!("\"pid\":{pid},\"exit_status\":7,");
+    assert!(!exits.is_empty() && exits.iter().all(|line| line.contains(&said)), "{heard}");
+    // When it happened is told the same each time: who has heard of it already learns nothing new.
+    let when = |line: &str| line.split_once("exited_at").unwrap().1.to_owned();
+    assert!(exits.iter().all(|line| when(line) == when(exits[0])), "{heard}");
+    nothing_left(&containerd, &id);
+}
+
 #[test]
 fn events_come_in_the_order_things_happen() {
     let containerd = Containerd::start();

@@ -6,6 +6,7 @@ mod support;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use nix::mount::{MsFlags, mount};
@@ -14,7 +15,7 @@ use support::cri::message::Message;
 use support::cri::stream::{RESIZE, STATUS, STDIN, STDOUT, Stream};
 use support::cri::{Node, RUNNING, own_processes, sandboxer, serves_pauseless_fully, version};
 use support::pod::run;
-use support::shims_below;
+use support::{cgroups_named, eventually, shims_below};
 
 /// The address that CRI tells of a pod.
 async fn address(node: &Node, pod: &str) -> String {
@@ -193,6 +194,40 @@ fn a_restarted_containerd_finds_pods_and_their_output_again() {
         let expected: Vec<u32> = (1..=numbers.len() as u32).collect();
         assert_eq!(numbers, expected, "lines are lost, doubled or out of order");
         assert_eq!(node.exec(&id, &["echo", "still here"]).await.1, "still here\n");
+        node.remove(&pod).await;
+        node.clean().await;
+    });
+}
+
+#[test]
+fn what_is_written_and_who_ends_while_containerd_is_away_is_not_lost() {
+    run(async {
+        let mut node = Node::start().await;
+        let pod = node.pod("away").await;
+        let place = node.dir.path().join("common");
+        std::fs::create_dir(&place).unwrap();
+        let volume =
+            |config: Message| config.message(7, Message::new().text(1, "/common").text(2, place.to_str().unwrap()));
+        let wait = "until test -e /common/go; do sleep 0.02; done";
+        let writing = format!("{wait}; seq 40000; exit 6");
+        let writer = node.container_with(&pod, "writer", &["sh", "-c", &writing], volume).await;
+        let ending = format!("{wait}; exit 7");
+        let short = node.container_with(&pod, "short", &["sh", "-c", &ending], volume).await;
+        let lives = |id: &str| {
+            let processes = |cgroup: &PathBuf| std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
+            cgroups_named(id).iter().any(|cgroup| !processes(cgroup).is_empty())
+        };
+        assert!(lives(&writer) && lives(&short));
+        node.restart_after(async || {
+            std::fs::write(place.join("go"), "").unwrap();
+            eventually("the short one has ended", || !lives(&short));
+            assert!(lives(&writer), "nobody reads, and so the writer has to wait");
+        })
+        .await;
+        assert_eq!(node.until_exited(&short).await.0, 7);
+        assert_eq!(node.until_exited(&writer).await.0, 6);
+        let lines: Vec<u32> = node.log("writer").lines().map(|line| line.parse().unwrap()).collect();
+        assert!(lines == (1..=40_000).collect::<Vec<u32>>(), "{} lines, or out of order", lines.len());
         node.remove(&pod).await;
         node.clean().await;
     });

@@ -65,6 +65,9 @@ fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
     let in_sandbox = home.sandbox_bundle.map(|bundle| record::task_in_sandbox(&bundle, &request.id));
     let images = Some(&request.checkpoint).filter(|path| !path.is_empty()).map(PathBuf::from);
     let images = images.or_else(|| options.criu_images.clone());
+    if images.is_some() && request.terminal {
+        return Err(Error::unimplemented("a container with a terminal cannot be restored from a checkpoint"));
+    }
     Ok(Container::new(Process::new(&request.id, "", stdio), record, in_sandbox, options).restored_from(images))
 }
 

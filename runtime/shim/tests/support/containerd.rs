@@ -43,8 +43,14 @@ impl Containerd {
 
     /// Kills the daemon and starts it again on the same state.
     pub fn restart(&mut self) {
+        self.restart_after(|| {});
+    }
+
+    /// The same, with something that happens while there is none.
+    pub fn restart_after(&mut self, meanwhile: impl FnOnce()) {
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
+        meanwhile();
         self.daemon = daemon(self.dir.path());
         self.await_ready();
     }

@@ -41,7 +41,12 @@ pub struct Pod {
 impl Node {
     /// Starts one. The calling thread enters a network namespace of its own.
     pub async fn start() -> Self {
-        Self::with(&sandboxer(), |_| {}).await
+        Self::start_with(|_| {}).await
+    }
+
+    /// The same, with something done in its directory before containerd is there.
+    pub async fn start_with(prepare: impl FnOnce(&Path)) -> Self {
+        Self::with(&sandboxer(), prepare).await
     }
 
     /// Starts one where `io.containerd.runc.v2` is our shim too: its options come in a type of their own.
@@ -149,8 +154,14 @@ impl Node {
 
     /// Kills the daemon and starts it again on the same state.
     pub async fn restart(&mut self) {
+        self.restart_after(async || {}).await;
+    }
+
+    /// The same, with something that happens while there is none.
+    pub async fn restart_after(&mut self, meanwhile: impl AsyncFnOnce()) {
         self.daemon.kill().unwrap();
         self.daemon.wait().unwrap();
+        meanwhile().await;
         self.daemon = daemon(self.dir.path());
         self.cri = connect(self.dir.path()).await;
     }
