@@ -8,7 +8,11 @@ use std::path::{Path, PathBuf};
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
 use super::{Criu, inheritable};
+use crate::cgroup::{Hierarchy, hierarchies};
 use crate::error::Error;
+
+/// Where the machine's cgroups are mounted.
+const CGROUPS: &str = "/sys/fs/cgroup";
 
 /// What hides a file.
 const NULL: &str = "/dev/null";
@@ -23,8 +27,8 @@ pub struct Externals {
 }
 
 impl Externals {
-    /// As the configuration says; what is not there in the end CRIU does not miss.
-    pub fn of(spec: &Spec, bundle: &Path) -> Self {
+    /// As the configuration says, for a container in that cgroup; what is not there in the end CRIU does not miss.
+    pub fn of(spec: &Spec, bundle: &Path, cgroup: &Path) -> Self {
         let linux = spec.linux().as_ref();
         let binds = spec.mounts().iter().flatten().filter(|mount| is_bind(mount)).filter_map(|mount| {
             let source = mount.source().as_ref()?;
@@ -34,7 +38,10 @@ impl Externals {
         let devices = linux.and_then(|linux| linux.devices().as_ref()).into_iter().flatten();
         let namespaces = linux.and_then(|linux| linux.namespaces().as_ref()).into_iter().flatten();
         Self {
-            mounts: binds.chain(devices.map(|device| (device.path().clone(), device.path().clone()))).collect(),
+            mounts: binds
+                .chain(cgroups(spec, cgroup))
+                .chain(devices.map(|device| (device.path().clone(), device.path().clone())))
+                .collect(),
             masked: masked.cloned().collect(),
             namespaces: namespaces.filter_map(|namespace| Some((namespace.typ(), namespace.path().clone()?))).collect(),
         }
@@ -85,6 +92,18 @@ impl Externals {
         }
         Ok(files)
     }
+}
+
+/// The hierarchies of cgroup v1 that a mount of type "cgroup" shows: CRIU knows of no root mount that they are parts of.
+/// (That of v2 it can make again.)
+fn cgroups(spec: &Spec, cgroup: &Path) -> Vec<(PathBuf, PathBuf)> {
+    let hierarchies = hierarchies().unwrap_or_default();
+    let below = |destination: &Path, hierarchy: &Hierarchy| {
+        let name = hierarchy.root().strip_prefix(CGROUPS).ok().filter(|name| !name.as_os_str().is_empty())?;
+        Some((destination.join(name), hierarchy.dir(cgroup)))
+    };
+    let mounts = spec.mounts().iter().flatten().filter(|mount| mount.typ().as_deref() == Some("cgroup"));
+    mounts.flat_map(|mount| hierarchies.iter().filter_map(|each| below(mount.destination(), each))).collect()
 }
 
 fn is_bind(mount: &Mount) -> bool {

@@ -54,7 +54,7 @@ fn dump(container: &Container, record: &Record, init: i32, options: &CheckpointO
         criu.arg("--status-fd", descriptor.to_string());
     }
     if !options.pre_dump {
-        Externals::of(&container.spec()?, &record.bundle).tell_dump(&mut criu, init)?;
+        Externals::of(&container.spec()?, &record.bundle, &record.cgroup).tell_dump(&mut criu, init)?;
         Descriptors::of(init).save(&options.criu.images)?;
     }
     criu.run(true)

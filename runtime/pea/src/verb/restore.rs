@@ -131,7 +131,7 @@ impl Request {
         if let Some(context) = &options.lsm_mount_context {
             criu.arg("--lsm-mount-context", context);
         }
-        let files = Externals::of(spec, &record.bundle).tell_restore(&mut criu)?;
+        let files = Externals::of(spec, &record.bundle, &record.cgroup).tell_restore(&mut criu)?;
         Descriptors::load(&options.criu.images).tell_restore(&mut criu);
         criu.run(false)?;
         drop(files);
