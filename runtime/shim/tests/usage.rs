@@ -14,7 +14,7 @@ async fn busy(node: &Node, handler: &str) -> Pod {
     let name = if handler.is_empty() { "default" } else { handler };
     let pod = node.wanted(handler, name, Wanted::default()).await;
     let own = own_processes;
-    let work = "sleep 1000 & sleep 1000 & head -c 20000000 /dev/zero > /dev/shm/filled; ping -q -c 3 -i 0.1 10.88.0.1 > /dev/null; \
+    let work = "sleep 1000 & sleep 1000 & head -c 20000000 /dev/zero > /dev/shm/filled; ping -q -c 5 -i 0.1 -s 1400 10.88.0.1 > /dev/null; \
                 i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; echo done; exec sleep 1000";
     node.asked(&pod, "work", &["sh", "-c", work], own(), &Asked::default()).await;
     node.asked(&pod, "idle", &["sh", "-c", "sleep 1000 & exec sleep 1000"], own(), &Asked::default()).await;
