@@ -202,9 +202,10 @@ mod tests {
 
     /// The generic type with that text as field 2 or 3.
     fn generic(field: u8, text: &str) -> Any {
-        let length = u8::try_from(text.len()).unwrap();
-        assert!(length < 128, "the test writes lengths of one byte only");
-        any(GENERIC, [&[field << 3 | 2, length], text.as_bytes()].concat())
+        // A varint of two bytes, whatever the length.
+        let length = u16::try_from(text.len()).unwrap();
+        let length = [(length & 0x7f) as u8 | 0x80, (length >> 7) as u8];
+        any(GENERIC, [&[field << 3 | 2], length.as_slice(), text.as_bytes()].concat())
     }
 
     #[test]
