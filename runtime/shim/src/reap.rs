@@ -10,6 +10,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::sys::signal::{Signal, kill};
@@ -77,6 +78,7 @@ pub struct Child {
     pub pid: i32,
     pidfd: AsyncFd<OwnedFd>,
     reaper: Reaper,
+    reaped: AtomicBool,
 }
 
 impl Reaper {
@@ -95,7 +97,7 @@ impl Reaper {
             Error::io(format!("watch process {pid}"), source)
         })?;
         self.0.children().tracked.insert(pid);
-        Ok(Child { pid, pidfd, reaper: self.clone() })
+        Ok(Child { pid, pidfd, reaper: self.clone(), reaped: AtomicBool::new(false) })
     }
 
     /// Reaps orphans for ever.
@@ -138,9 +140,13 @@ impl Child {
                 sys::reap_pidfd(self.pidfd.as_fd())
             }) {
                 Ok(None) => {}
-                Ok(Some(status)) => return Exit::now(status),
+                Ok(Some(status)) => {
+                    self.forget();
+                    return Exit::now(status);
+                }
                 // Not our child: pea broke its promise, or somebody waited for any child. The process has ended all the same.
                 Err(error) => {
+                    self.forget();
                     log::error(format!("the exit status of process {} is lost: {error}", self.pid));
                     return Exit::now(255);
                 }
@@ -154,9 +160,40 @@ impl Child {
     }
 }
 
+impl Child {
+    /// Its pid is its own until it is reaped, and no longer: the next child, or an orphan, may have it at once, while this
+    /// value is kept for as long as a client does not delete the process.
+    fn forget(&self) {
+        if !self.reaped.swap(true, Ordering::Relaxed) {
+            self.reaper.0.children().tracked.remove(&self.pid);
+            self.reaper.0.again.notify_one();
+        }
+    }
+}
+
 impl Drop for Child {
     fn drop(&mut self) {
-        self.reaper.0.children().tracked.remove(&self.pid);
-        self.reaper.0.again.notify_one();
+        self.forget();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[expect(clippy::zombie_processes, reason = "the reaper waits for it")]
+    #[tokio::test(flavor = "current_thread")]
+    async fn the_pid_of_a_reaped_child_is_free_for_others_although_the_child_is_kept() {
+        let reaper = Reaper::default();
+        let program = Command::new("sh").args(["-c", "exit 3"]).spawn().unwrap();
+        let child = reaper.track(i32::try_from(program.id()).unwrap()).unwrap();
+        assert_eq!(child.exit().await.status, 3);
+        assert!(reaper.0.children().tracked.is_empty(), "an orphan of that pid would never be reaped");
+        // Somebody else has the pid by now.
+        reaper.0.children().tracked.insert(child.pid);
+        drop(child);
+        assert_eq!(reaper.0.children().tracked.len(), 1, "the other one's status could be lost");
     }
 }
