@@ -179,3 +179,56 @@ impl Sender {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+    use containerd_shim_protos::api::Empty;
+    use containerd_shim_protos::shim_async::{Events, create_events};
+    use tokio::sync::Notify;
+    use ttrpc::asynchronous::{Server, TtrpcContext};
+
+    use super::*;
+
+    /// What containerd has been told: the pids of exits.
+    #[derive(Default)]
+    struct Told {
+        pids: Mutex<Vec<u32>>,
+        more: Notify,
+    }
+
+    #[async_trait]
+    impl Events for Told {
+        async fn forward(&self, _: &TtrpcContext, request: ForwardRequest) -> ttrpc::Result<Empty> {
+            let exit = event::TaskExit::parse_from_bytes(&request.envelope.event.value).unwrap();
+            self.pids.lock().unwrap().push(exit.pid);
+            self.more.notify_one();
+            Ok(Empty::default())
+        }
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn what_happens_while_containerd_is_away_is_told_in_order_and_no_more_than_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let socket = directory.path().join("ttrpc");
+        let events = Publisher::new(socket.to_str().unwrap(), "test");
+        let kept = u32::try_from(QUEUE).unwrap();
+        for pid in 0..kept + 3 {
+            events.publish(&Event::Exit(event::TaskExit { pid, ..Default::default() }));
+        }
+        // Lets it find that nobody listens.
+        tokio::task::yield_now().await;
+        let told = Arc::new(Told::default());
+        let mut server = Server::new().bind(&format!("unix://{}", socket.display())).unwrap();
+        server = server.register_service(create_events(told.clone()));
+        server.start().await.unwrap();
+        events.publish(&Event::Exit(event::TaskExit { pid: kept + 3, ..Default::default() }));
+        while told.pids.lock().unwrap().last() != Some(&(kept + 3)) {
+            told.more.notified().await;
+        }
+        let expected: Vec<u32> = (0..kept).chain([kept + 3]).collect();
+        assert_eq!(*told.pids.lock().unwrap(), expected);
+    }
+}
