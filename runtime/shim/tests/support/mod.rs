@@ -4,6 +4,7 @@
 
 pub mod containerd;
 pub mod cri;
+pub mod crowd;
 pub mod pod;
 pub mod wire;
 

@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio as Piped};
+use std::time::Duration;
 
 use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
@@ -16,8 +17,13 @@ use serde_json::{Value, json};
 
 /// Runs a test's future on one thread, as peapod does. One that hangs fails.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
+    run_within(2 * super::DEADLINE, test)
+}
+
+/// The same, of a test that may take longer.
+pub fn run_within<T>(limit: Duration, test: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let test = async { tokio::time::timeout(2 * super::DEADLINE, test).await };
+    let test = async { tokio::time::timeout(limit, test).await };
     runtime.block_on(test).expect("the test hangs")
 }
 

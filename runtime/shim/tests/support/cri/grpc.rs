@@ -1,9 +1,10 @@
-//! gRPC over HTTP/2: one request, one answer.
+//! gRPC over HTTP/2: one request, and one answer or many.
 
 use std::path::Path;
 
 use bytes::Bytes;
-use h2::client::SendRequest;
+use h2::RecvStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http::{HeaderMap, Request};
 use tokio::net::UnixStream;
 
@@ -33,18 +34,14 @@ impl Grpc {
             .unwrap_or_else(|error| Err(Status { code: "transport".into(), message: error.to_string() }))
     }
 
+    /// Asks for something that is answered again and again.
+    pub async fn feed(&self, method: &str, message: &Message) -> Result<Feed, h2::Error> {
+        let body = self.send(method, message).await?.await?.into_body();
+        Ok(Feed { body, pending: Vec::new() })
+    }
+
     async fn exchange(&self, method: &str, message: &Message) -> Result<Result<Reply, Status>, h2::Error> {
-        let request = Request::post(format!("http://localhost/{method}"))
-            .header("content-type", "application/grpc")
-            .header("te", "trailers")
-            // For containerd's own services; CRI does not look at it.
-            .header("containerd-namespace", "k8s.io")
-            .body(())
-            .unwrap();
-        let (response, mut stream) = self.0.clone().ready().await?.send_request(request, false)?;
-        let length = (message.encoded().len() as u32).to_be_bytes();
-        stream.send_data([&[0], &length[..], message.encoded()].concat().into(), true)?;
-        let (head, mut body) = response.await?.into_parts();
+        let (head, mut body) = self.send(method, message).await?.await?.into_parts();
         let mut answer = Vec::new();
         while let Some(chunk) = body.data().await {
             let chunk = chunk?;
@@ -56,6 +53,45 @@ impl Grpc {
             "0" => Ok(Reply(answer.get(5..).unwrap_or_default().to_vec())),
             code => Err(Status { code: code.to_owned(), message: field(&trailers, "grpc-message") }),
         })
+    }
+
+    async fn send(&self, method: &str, message: &Message) -> Result<ResponseFuture, h2::Error> {
+        let request = Request::post(format!("http://localhost/{method}"))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            // For containerd's own services; CRI does not look at it.
+            .header("containerd-namespace", "k8s.io")
+            .body(())
+            .unwrap();
+        let (response, mut stream) = self.0.clone().ready().await?.send_request(request, false)?;
+        let length = (message.encoded().len() as u32).to_be_bytes();
+        stream.send_data([&[0], &length[..], message.encoded()].concat().into(), true)?;
+        Ok(response)
+    }
+}
+
+/// The answers to a request that has many.
+pub struct Feed {
+    body: RecvStream,
+    pending: Vec<u8>,
+}
+
+impl Feed {
+    /// The next one; `None` at the end.
+    pub async fn next(&mut self) -> Option<Reply> {
+        loop {
+            if let Some(head) = self.pending.first_chunk::<5>() {
+                let end = 5 + u32::from_be_bytes([head[1], head[2], head[3], head[4]]) as usize;
+                if self.pending.len() >= end {
+                    let rest = self.pending.split_off(end);
+                    let message = std::mem::replace(&mut self.pending, rest).split_off(5);
+                    return Some(Reply(message));
+                }
+            }
+            let chunk = self.body.data().await?.ok()?;
+            self.body.flow_control().release_capacity(chunk.len()).ok()?;
+            self.pending.extend(chunk);
+        }
     }
 }
 

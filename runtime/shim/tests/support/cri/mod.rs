@@ -1,5 +1,6 @@
 //! A node as kubelet sees it: a private containerd with its CRI plugin, `cni-bridge` for the network, pods.
 
+pub mod events;
 pub mod grpc;
 pub mod message;
 pub mod security;
@@ -152,6 +153,11 @@ impl Node {
         }
     }
 
+    /// Kills the daemon, whatever it is doing.
+    pub fn kill(&self) {
+        kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGKILL).unwrap();
+    }
+
     /// Kills the daemon and starts it again on the same state.
     pub async fn restart(&mut self) {
         self.restart_after(async || {}).await;
@@ -286,6 +292,19 @@ impl Node {
     pub async fn remove(&self, pod: &Pod) {
         self.of("StopPodSandbox", &pod.id).await;
         self.of("RemovePodSandbox", &pod.id).await;
+    }
+
+    /// Removes all pods there are.
+    pub async fn remove_all(&self) {
+        loop {
+            // Of several the last one.
+            let id = self.call("ListPodSandbox", &Message::new()).await.unwrap().text(&[1, 1]);
+            if id.is_empty() {
+                return;
+            }
+            self.of("StopPodSandbox", &id).await;
+            self.of("RemovePodSandbox", &id).await;
+        }
     }
 
     /// The containers in pea's state root, which the configuration names.
@@ -531,6 +550,10 @@ impl Drop for Node {
         }
         let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
         let _ = self.daemon.wait();
+        // A sandbox without a container is no task, and a shim goes only when it is asked to.
+        for shim in super::shims_below(self.dir.path()) {
+            let _ = kill(Pid::from_raw(shim as i32), Signal::SIGKILL);
+        }
         for mount in super::mounts_below(self.dir.path()).iter().rev() {
             let place = PathBuf::from(mount.split(' ').nth(4).unwrap());
             let _ = nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH);

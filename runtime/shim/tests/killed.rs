@@ -1,0 +1,103 @@
+//! Who is killed while much is going on: the others do not notice, and what is left can be cleared away.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod support;
+
+use std::cell::Cell;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::cri::message::Message;
+use support::cri::{Node, own_processes};
+use support::crowd::{Holdings, crew};
+use support::pod::run_within;
+use support::{DEADLINE, shims_below};
+
+const LIMIT: Duration = Duration::from_secs(240);
+const WORKERS: usize = 8;
+
+/// What shims could have left, without what is containerd's own: namespaces and addresses of pods that it was making.
+fn remains_of_shims(node: &Node) -> Vec<String> {
+    let left = node.remains().into_iter();
+    left.filter(|item| !item.contains("/netns") && !item.starts_with("10.")).collect()
+}
+
+async fn until_clean(node: &Node) {
+    let end = std::time::Instant::now() + DEADLINE;
+    while let left @ [_, ..] = remains_of_shims(node).as_slice() {
+        assert!(std::time::Instant::now() < end, "left behind: {left:#?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[test]
+fn containerd_killed_amid_the_work_of_eight_finds_its_pods_again_and_clears_the_rest_away() {
+    run_within(LIMIT, async {
+        let mut node = Node::start().await;
+        let pod = node.pod("stays").await;
+        let stays = node.container(&pod, "stays", &["sleep", "10000"]).await;
+        let shim = shims_below(node.dir.path())[0];
+        let made = Cell::new(0);
+        let work = crew(WORKERS, 1000, async |n| {
+            let own = |config, linux: Message| (config, linux.message(2, Message::new().message(1, own_processes())));
+            // Whatever fails from here on fails because containerd is gone.
+            let Ok(pod) = node.run_pod(&format!("p{n}"), own).await else { return };
+            let Ok(id) = node.create(&pod, &format!("c{n}"), &["sleep", "1000"], |config| config).await else { return };
+            if node.call("StartContainer", &Message::new().text(1, &id)).await.is_err() {
+                return;
+            }
+            let _ = node.call("ExecSync", &Message::new().text(1, &id).texts(2, &["true"]).number(3, 20)).await;
+            made.set(made.get() + 1);
+            if made.get() == 20 {
+                node.kill();
+            }
+            if n % 2 == 0 && node.call("StopPodSandbox", &Message::new().text(1, &pod.id)).await.is_ok() {
+                let _ = node.call("RemovePodSandbox", &Message::new().text(1, &pod.id)).await;
+            }
+        });
+        work.await;
+        assert!(made.get() >= 20);
+        node.restart().await;
+        assert_eq!(node.exec(&stays, &["echo", "here"]).await.1, "here\n");
+        assert!(shims_below(node.dir.path()).contains(&shim));
+        node.remove_all().await;
+        until_clean(&node).await;
+    });
+}
+
+#[test]
+fn of_many_pods_those_whose_shims_are_killed_go_and_the_others_do_not_notice() {
+    const PODS: usize = 24;
+    run_within(LIMIT, async {
+        let node = Node::start().await;
+        let mut pods = Vec::new();
+        for n in 0..PODS {
+            let before = shims_below(node.dir.path());
+            let pod = node.pod(&format!("p{n}")).await;
+            let id = node.container(&pod, &format!("c{n}"), &["sleep", "1000"]).await;
+            let shim = shims_below(node.dir.path()).into_iter().find(|shim| !before.contains(shim)).unwrap();
+            pods.push((pod, id, shim));
+        }
+        let (killed, spared): (Vec<_>, Vec<_>) = pods.iter().enumerate().partition(|(n, _)| n % 2 == 0);
+        let before: Vec<Holdings> = spared.iter().map(|(_, pod)| Holdings::of(pod.2)).collect();
+        for (_, (_, _, shim)) in &killed {
+            kill(Pid::from_raw(*shim as i32), Signal::SIGKILL).unwrap();
+        }
+        crew(WORKERS, spared.len(), async |n| {
+            let (_, (_, id, _)) = spared[n];
+            assert_eq!(node.exec(id, &["echo", "here"]).await.1, "here\n");
+        })
+        .await;
+        for (_, (_, id, _)) in &killed {
+            // What the clean-up tells, or what the plugin makes of a connection that has broken off.
+            let (code, _) = node.until_exited(id).await;
+            assert!([137, 255].contains(&code), "{code}");
+        }
+        let now = || spared.iter().map(|(_, pod)| Holdings::of(pod.2)).collect::<Vec<_>>();
+        node.until("the others hold what they held", async || now() == before).await;
+        crew(WORKERS, PODS, async |n| node.remove(&pods[n].0).await).await;
+        node.clean().await;
+    });
+}
