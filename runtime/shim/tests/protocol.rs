@@ -520,6 +520,20 @@ fn events_wait_in_order_for_a_containerd_that_is_away() {
 }
 
 #[test]
+fn an_event_that_containerd_refuses_is_not_told_again_and_keeps_no_other() {
+    run(async {
+        let pod = Pod::telling().await;
+        let (heard, _server) = Heard::listen(&pod.dir.path().join("events")).await;
+        heard.refused.store(1, std::sync::atomic::Ordering::Relaxed);
+        pod.start_container("c", &["true"], Stdio::default()).await;
+        pod.finish("c").await;
+        heard.until(3).await;
+        assert_eq!(heard.topics(), ["/tasks/start", "/tasks/exit", "/tasks/delete"]);
+        pod.end().await;
+    });
+}
+
+#[test]
 fn a_shutdown_is_for_the_shim_that_has_nothing_to_look_after() {
     run(async {
         let pod = Pod::start().await;

@@ -1,6 +1,7 @@
 //! The protocol itself, as containerd speaks it: requests field by field, and somebody who hears the events.
 
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -103,7 +104,11 @@ pub fn toml(text: &str) -> Any {
 
 /// Hears events in place of containerd.
 #[derive(Clone, Default)]
-pub struct Heard(Arc<Mutex<Vec<Envelope>>>);
+pub struct Heard {
+    events: Arc<Mutex<Vec<Envelope>>>,
+    /// How many of the next ones are refused.
+    pub refused: Arc<AtomicU32>,
+}
 
 #[async_trait]
 impl Events for Heard {
@@ -112,7 +117,11 @@ impl Events for Heard {
         _: &TtrpcContext,
         request: ForwardRequest,
     ) -> ttrpc::Result<protobuf::well_known_types::empty::Empty> {
-        self.0.lock().unwrap().push(request.envelope.unwrap());
+        let less = |count: u32| count.checked_sub(1);
+        if self.refused.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less).is_ok() {
+            return Err(ttrpc::Error::RpcStatus(ttrpc::get_status(Code::INVALID_ARGUMENT, "no")));
+        }
+        self.events.lock().unwrap().push(request.envelope.unwrap());
         Ok(Default::default())
     }
 }
@@ -129,7 +138,7 @@ impl Heard {
     }
 
     pub fn all(&self) -> Vec<Envelope> {
-        self.0.lock().unwrap().clone()
+        self.events.lock().unwrap().clone()
     }
 
     pub fn topics(&self) -> Vec<String> {
