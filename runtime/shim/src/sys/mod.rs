@@ -182,6 +182,8 @@ pub fn give_descriptors(command: &mut Command, given: [BorrowedFd<'_>; 3]) -> io
     let copies = given.map(|fd| duplicate_above(fd, 6));
     let copies: Vec<OwnedFd> = copies.into_iter().collect::<io::Result<_>>()?;
     let place = move || {
+        // The shim blocks the signals it reads; a program that inherited that could not be asked to end.
+        nix::sys::signal::SigSet::empty().thread_set_mask()?;
         for (number, copy) in (3..).zip(&copies) {
             // SAFETY: dup2 is async-signal-safe and touches no memory; what it replaces is the child's alone.
             if unsafe { libc::dup2(copy.as_raw_fd(), number) } < 0 {
@@ -190,7 +192,7 @@ pub fn give_descriptors(command: &mut Command, given: [BorrowedFd<'_>; 3]) -> io
         }
         Ok(())
     };
-    // SAFETY: between fork and exec only dup2 is called; this process has one thread.
+    // SAFETY: between fork and exec only sigprocmask and dup2 are called; this process has one thread.
     unsafe { command.pre_exec(place) };
     Ok(())
 }
