@@ -161,6 +161,7 @@ fn delete_task(bundle: &Path, arguments: &Arguments) -> Vec<Error> {
     if let Ok(None) = take_lock(&bundle.join(record::LOCK))
         && let Some(pid) = lock::holder(&bundle.join(record::LOCK))
         && let Ok(pidfd) = sys::pidfd_open(pid)
+        && lock::is_open_in(&bundle.join(record::LOCK), pid)
         && let Ok(None) = take_lock(&bundle.join(record::LOCK))
     {
         let _ = sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGTERM);
@@ -195,7 +196,7 @@ fn end_shim(path: &Path) -> Result<Option<Lock>, Error> {
             )));
         }
         match lock::holder(path).map(|pid| (pid, sys::pidfd_open(pid))) {
-            Some((_, Ok(pidfd))) if take_lock(path)?.is_none() => kill(&pidfd, end)?,
+            Some((pid, Ok(pidfd))) if lock::is_open_in(path, pid) && take_lock(path)?.is_none() => kill(&pidfd, end)?,
             // Just forked, and has not signed yet; or dead, and its init is on its way to be: a matter of
             // microseconds, for which the lock offers no event.
             _ => std::thread::sleep(Duration::from_millis(1)),

@@ -1,7 +1,8 @@
 //! Locks on files: they go with the process that holds them, however it ends.
 
-use std::fs::{File, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,14 @@ pub fn holder(path: &Path) -> Option<i32> {
     let mut text = String::new();
     File::open(path).ok()?.read_to_string(&mut text).ok()?;
     text.strip_suffix('\n')?.parse().ok()
+}
+
+/// Whether a process has that file open, as who holds its lock has. What is written in a file is not enough to be killed for:
+/// the init of a pod has it too, and a container that may trace that one can write to it.
+pub fn is_open_in(path: &Path, pid: i32) -> bool {
+    let (Ok(file), Ok(open)) = (fs::metadata(path), fs::read_dir(format!("/proc/{pid}/fd"))) else { return false };
+    let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == (file.dev(), file.ino());
+    open.flatten().any(|entry| fs::metadata(entry.path()).is_ok_and(is_it))
 }
 
 /// Locks a file or directory exclusively until the result is dropped.

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pea_shim::client::{Bootstrap, CreateTask, Error, Mount, Shim, Stdio, delete};
-use pea_shim::sandbox::SandboxOptions;
+use pea_shim::sandbox::{Namespace, SandboxOptions};
 use support::pod::{Pod, binary, exec_to_end, process, run, shell, start_with_events};
 use support::{alive, open_files, status_field};
 
@@ -351,5 +351,55 @@ fn a_helper_ends_with_its_shim() {
         fs::write(pod.dir.path().join("gate"), "").unwrap();
         delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
         pod.nothing_left();
+    });
+}
+
+#[test]
+fn a_container_that_may_trace_the_pods_init_finds_nothing_of_the_nodes_there() {
+    run(async {
+        let pod = Pod::with(&[Namespace::Ipc, Namespace::Pid]).await;
+        let change = |config: &mut serde_json::Value| {
+            let all = ["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_DAC_OVERRIDE"];
+            let capabilities = ["bounding", "permitted", "effective"].map(|set| (set.to_owned(), all.into()));
+            config["process"]["capabilities"] = capabilities.into_iter().collect::<serde_json::Map<_, _>>().into();
+        };
+        let look = [
+            "cat /proc/1/comm",
+            "ls -A /proc/1/root/ /proc/1/cwd/ /proc/1/root/.. /proc/1/cwd/../..",
+            "wc -l < /proc/1/mounts",
+            "nsenter -t 1 -m /bin/true 2>/dev/null && echo entered",
+            "grep -E '^(Cap(Prm|Eff)|NoNewPrivs)' /proc/1/status",
+            "echo end",
+        ];
+        let (stdio, log) = pod.log("c");
+        pod.create_with("c", &["sh", "-c", &look.join("; ")], stdio, change).await.unwrap();
+        pod.shim.start(&pod.container_id("c"), None).await.unwrap();
+        assert_eq!(pod.finish("c").await.status, 0);
+        let log = fs::read_to_string(&log).unwrap();
+        let lines = log.lines().map(|line| line.splitn(4, ' ').nth(3).unwrap()).filter(|line| !line.is_empty());
+        let seen: Vec<&str> = lines.filter(|line| !line.ends_with(':')).collect();
+        let none = "0000000000000000";
+        let rights = [format!("CapPrm:\t{none}"), format!("CapEff:\t{none}"), "NoNewPrivs:\t1".to_owned()];
+        let expected = ["peapod-init", "1"].into_iter().chain(rights.iter().map(String::as_str)).chain(["end"]);
+        assert_eq!(seen, expected.collect::<Vec<_>>());
+        pod.end().await;
+    });
+}
+
+#[test]
+fn nobody_is_killed_for_standing_in_a_lock_that_he_does_not_hold() {
+    run(async {
+        let pod = Pod::start().await;
+        let mut other = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        let lock = pod.sandbox_bundle().join("shim.lock");
+        let truth = fs::read(&lock).unwrap();
+        fs::write(&lock, format!("{}\n", other.id())).unwrap();
+        let refused = delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap_err();
+        assert!(refused.to_string().contains("shim.lock"), "{refused}");
+        assert!(other.try_wait().unwrap().is_none(), "somebody else was killed");
+        fs::write(&lock, truth).unwrap();
+        other.kill().unwrap();
+        other.wait().unwrap();
+        pod.end().await;
     });
 }

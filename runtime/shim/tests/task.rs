@@ -69,6 +69,16 @@ fn a_paused_container_can_be_killed() {
 }
 
 #[test]
+fn a_pod_with_a_paused_container_can_be_stopped() {
+    run(async {
+        let pod = Pod::start().await;
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        pod.shim.pause(&pod.container_id("c")).await.unwrap();
+        pod.end().await;
+    });
+}
+
+#[test]
 fn a_limit_is_updated_while_the_container_runs() {
     run(async {
         let pod = Pod::start().await;

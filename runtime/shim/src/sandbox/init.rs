@@ -1,7 +1,8 @@
 //! The init of a shared PID namespace: it holds the namespace, reaps what its processes leave
 //! behind, and ends on SIGTERM, taking all of them with it.
 //!
-//! A pod with a user namespace has one too, for whatever PID namespace: see [`users`](super::users).
+//! A pod with a user namespace has one too, for whatever PID namespace: see [`users`](super::users). The others' is root on
+//! the node, and gives that up: see [`seclusion`](super::seclusion).
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -13,6 +14,7 @@ use nix::sys::prctl::{set_name, set_pdeathsig};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 
+use super::seclusion::seclude;
 use crate::sys::{self, Fork};
 
 /// How long the init may take to set itself up.
@@ -27,7 +29,7 @@ pub(super) fn spawn(lock: &File) -> io::Result<i32> {
     match sys::fork(libc::CLONE_NEWPID)? {
         Fork::Child => {
             drop(ours);
-            be(theirs, lock)
+            be(theirs, lock, seclude)
         }
         Fork::Parent(pid) => {
             drop(theirs);
@@ -37,38 +39,52 @@ pub(super) fn spawn(lock: &File) -> io::Result<i32> {
     }
 }
 
-/// Waits in the shim until the init at the other end is up.
+/// Waits in the shim until the init at the other end is up, or says why it is not.
 pub(super) fn await_up(mut init: UnixStream) -> io::Result<()> {
     init.set_read_timeout(Some(SETUP))?;
     init.write_all(&[0])?;
-    init.read_exact(&mut [0])
+    let mut errno = [0; size_of::<i32>()];
+    init.read_exact(&mut errno)?;
+    match i32::from_le_bytes(errno) {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
 }
 
-/// Is the init, in a process that was forked for that. `shim` leads to where [`await_up`] is called.
-pub(super) fn be(shim: UnixStream, lock: &File) -> ! {
-    let status = i32::from(run(shim, lock).is_err());
-    sys::exit_now(status)
+/// Is the init, in a process that was forked for that. `shim` leads to where [`await_up`] is called; `settle` is what is
+/// done when nothing of the node's is needed any more.
+pub(super) fn be(mut shim: UnixStream, lock: &File, settle: fn() -> io::Result<()>) -> ! {
+    let up = set_up(&mut shim, lock, settle);
+    let errno = up.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
+    let told = shim.write_all(&errno.to_le_bytes());
+    drop(shim);
+    let served = if errno == 0 { told.and_then(|()| serve()) } else { told };
+    sys::exit_now(i32::from(errno != 0 || served.is_err()))
 }
 
-/// Everything an init does. It never returns to what the shim was doing: its memory is a copy of
-/// the shim's, and none of the shim's descriptors but the lock is left to it.
-fn run(mut shim: UnixStream, lock: &File) -> io::Result<()> {
+/// It never returns to what the shim was doing: its memory is a copy of the shim's, and none of the shim's descriptors but
+/// the lock is left to it.
+fn set_up(shim: &mut UnixStream, lock: &File, settle: fn() -> io::Result<()>) -> io::Result<()> {
     // Blocked for good and taken by sigwait: a signal that is blocked is never ignored, although an
     // init has no default reactions.
-    let signals: SigSet = [Signal::SIGCHLD, Signal::SIGTERM].into_iter().collect();
     SigSet::all().thread_block()?;
     sys::close_all_but(&[shim.as_raw_fd(), lock.as_raw_fd()])?;
-    set_pdeathsig(Signal::SIGKILL)?;
-    // A shim that died before it could be watched shows here, as the end of the stream.
-    shim.read_exact(&mut [0])?;
-    set_name(c"peapod-init")?;
     let null = File::options().read(true).write(true).open("/dev/null")?;
     for standard in 0..=2 {
         sys::replace_standard(standard, &null)?;
     }
     drop(null);
-    shim.write_all(&[0])?;
-    drop(shim);
+    settle()?;
+    // After that: a change of users takes it away (PR_SET_PDEATHSIG(2const)).
+    set_pdeathsig(Signal::SIGKILL)?;
+    // A shim that died before it could be watched shows here, as the end of the stream.
+    shim.read_exact(&mut [0])?;
+    Ok(set_name(c"peapod-init")?)
+}
+
+/// What an init is there for.
+fn serve() -> io::Result<()> {
+    let signals: SigSet = [Signal::SIGCHLD, Signal::SIGTERM].into_iter().collect();
     loop {
         match signals.wait()? {
             Signal::SIGTERM => return Ok(()),

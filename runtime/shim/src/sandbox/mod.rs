@@ -9,6 +9,7 @@ pub(crate) mod files;
 mod init;
 mod namespaces;
 mod options;
+mod seclusion;
 mod users;
 
 use std::sync::Arc;
@@ -147,6 +148,7 @@ pub async fn stop(pod: &Pod, sandbox: &Sandbox, timeout: Option<Duration>) -> Re
     let containers = pod.containers();
     for container in &containers {
         kill(container);
+        crate::task::let_die(pod, container).await;
     }
     let all_ended = async {
         for container in &containers {

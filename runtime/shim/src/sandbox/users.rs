@@ -121,7 +121,7 @@ fn be_the_builder(building: Building<'_>, mut shim: UnixStream, line: UnixStream
     let forked = build(building, &mut shim)
         .and_then(|()| sys::fork(flags).map_err(|source| Error::io("start the init of a pod with users", source)));
     let answer = match forked {
-        Ok(Fork::Child) => init::be(line, lock),
+        Ok(Fork::Child) => init::be(line, lock, || Ok(())),
         Ok(Fork::Parent(pid)) => pid.to_le_bytes().to_vec(),
         Err(error) => [vec![0; 4], Error::report(&Err(error))].concat(),
     };

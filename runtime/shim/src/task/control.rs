@@ -25,12 +25,19 @@ pub async fn kill(pod: &Pod, id: &str, exec_id: &str, signal: u32, all: bool) ->
     } else {
         process.signal(signal)?;
     }
-    if signal == libc::SIGKILL && container.is_paused() {
-        // The freezer of cgroup v1 would keep them from dying. The container may be gone by now: then all is well.
-        let _ = aside(pod, || Ok(container.runtime.resume(id)?)).await;
-        container.set_paused(false);
+    if signal == libc::SIGKILL {
+        let_die(pod, &container).await;
     }
     Ok(())
+}
+
+/// Lets the killed processes of a paused container go on: the freezer of cgroup v1 would keep them from dying.
+pub async fn let_die(pod: &Pod, container: &Container) {
+    if container.is_paused() {
+        // The container may be gone by now: then all is well.
+        let _ = aside(pod, || Ok(container.runtime.resume(&container.id)?)).await;
+        container.set_paused(false);
+    }
 }
 
 /// Stops all processes of a container where they are.

@@ -26,7 +26,7 @@ use crate::reap::{Child, Exit};
 use crate::{log, record, wire};
 
 pub use container::Container;
-pub use control::{checkpoint, kill, pause, resume, update};
+pub use control::{checkpoint, kill, let_die, pause, resume, update};
 pub use create::create;
 pub use delete::{delete, drain};
 pub use exec::add as add_exec;
