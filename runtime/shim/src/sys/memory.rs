@@ -6,7 +6,7 @@ use std::ffi::c_void;
 const DEEPEST: usize = 1024 * 1024;
 /// Pages below the caller that are left to it: for this very function, and for what it calls.
 const IN_USE: usize = 2;
-/// Where they are larger, less is given back.
+/// The smallest there are. Where the kernel's are larger (16 or 64 KiB on some ARM machines), less is given back.
 pub const PAGE: usize = 4096;
 
 /// Gives back what is free in the C library's own heap (malloc_trim(3)).
@@ -61,11 +61,23 @@ unsafe extern "C" fn unmap_object(info: *mut libc::dl_phdr_info, _: usize, _: *m
 /// # Safety
 /// Nobody needs what is in it.
 pub unsafe fn discard_within(start: usize, length: usize) {
-    let (first, end) = (start.next_multiple_of(PAGE), (start + length) & !(PAGE - 1));
-    if first < end {
+    if let Some((first, length)) = whole_pages(start, length, page()) {
         // SAFETY: the caller's word.
-        unsafe { discard(first, end - first) };
+        unsafe { discard(first, length) };
     }
+}
+
+/// The size of the kernel's pages.
+fn page() -> usize {
+    // SAFETY: has no preconditions.
+    usize::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(PAGE)
+}
+
+/// The start and the length of the pages that lie within a range. madvise(2) rounds a length up to pages of the kernel's
+/// size, so by a smaller one it would take what lies behind the range.
+fn whole_pages(start: usize, length: usize, page: usize) -> Option<(usize, usize)> {
+    let (first, end) = (start.next_multiple_of(page), (start + length) & !(page - 1));
+    (first < end).then(|| (first, end - first))
 }
 
 /// madvise(2), `MADV_DONTNEED`. That some of the range is not mapped is no failure, and where it is refused nothing is lost.
@@ -76,4 +88,25 @@ unsafe fn discard(start: usize, length: usize) {
     let start = std::ptr::with_exposed_provenance_mut(start);
     // SAFETY: the caller's word.
     unsafe { libc::madvise(start, length, libc::MADV_DONTNEED) };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_page_is_given_back_of_which_something_lies_outside() {
+        const LARGE: usize = 64 * 1024;
+        for (start, length, page, expected) in [
+            (0x1_0000, 0x2000, PAGE, Some((0x1_0000, 0x2000))),
+            (0x1_0001, 0x2fff, PAGE, Some((0x1_1000, 0x2000))),
+            (0x1_0001, 0x1ffe, PAGE, None),
+            // Of 4 KiB there would be two, and the kernel would take 64 KiB.
+            (0x1_0000, 0x2000, LARGE, None),
+            (0x1_0000, 0x1_2000, LARGE, Some((0x1_0000, 0x1_0000))),
+            (0x1_1000, 0x1_f000, LARGE, Some((0x2_0000, 0x1_0000))),
+        ] {
+            assert_eq!(whole_pages(start, length, page), expected, "{length:#x} at {start:#x}, pages of {page:#x}");
+        }
+    }
 }
