@@ -337,9 +337,10 @@ fn a_process_that_reads_no_more_holds_up_neither_its_end_nor_the_shim() {
         assert_eq!(open_files(pod.shim_pid), files, "the shim keeps descriptors of a process that is gone");
         let ticks = || {
             let stat = fs::read_to_string(format!("/proc/{}/stat", pod.shim_pid)).unwrap();
-            let fields: Vec<u64> =
-                stat.rsplit_once(") ").unwrap().1.split(' ').filter_map(|field| field.parse().ok()).collect();
-            fields[10] + fields[11]
+            // From the state on; utime and stime (proc_pid_stat(5)).
+            let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+            let number = |n: usize| fields[n].parse::<u64>().unwrap();
+            number(11) + number(12)
         };
         let before = ticks();
         tokio::time::sleep(Duration::from_millis(500)).await;
