@@ -128,6 +128,9 @@ pub struct MemoryStats {
     pub oom_kills: u64,
     /// `memory.stat` as the kernel has it.
     pub stat: BTreeMap<String, u64>,
+    /// `memory.events` as the kernel has it (v2 only).
+    #[serde(default)]
+    pub events: BTreeMap<String, u64>,
     /// Time lost by waiting for memory.
     pub pressure: Option<Pressure>,
 }

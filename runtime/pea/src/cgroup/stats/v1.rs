@@ -64,6 +64,7 @@ fn memory(group: &Group) -> MemoryStats {
         failures: group.number("memory.failcnt"),
         oom_kills: value(&group.table("memory.oom_control"), "oom_kill"),
         stat: group.table("memory.stat"),
+        events: BTreeMap::new(),
         pressure: None,
     }
 }

@@ -63,6 +63,7 @@ fn memory(group: &Group) -> MemoryStats {
         failures: value(&events, "max"),
         oom_kills: value(&events, "oom_kill"),
         stat: group.table("memory.stat"),
+        events,
         pressure: group.pressure("memory.pressure"),
     }
 }
@@ -133,5 +134,14 @@ mod tests {
         assert_eq!(stats.keys().collect::<Vec<_>>(), ["1GB", "2MB"]);
         assert_eq!(stats["2MB"], HugetlbStats { usage: 8192, max_usage: 0, limit: None, failures: 3 });
         assert_eq!(stats["1GB"], HugetlbStats { usage: 5, max_usage: 0, limit: Some(6), failures: 0 });
+    }
+
+    #[test]
+    fn each_event_of_memory_is_kept() {
+        let dir = tempfile::tempdir().expect("a directory");
+        fs::write(dir.path().join("memory.events"), "low 1\nhigh 2\nmax 3\noom 4\noom_kill 5\n").expect("a file");
+        let memory = memory(&Group(Some(dir.path().to_owned())));
+        assert_eq!((memory.events["low"], memory.events["high"], memory.events["oom"]), (1, 2, 4));
+        assert_eq!((memory.failures, memory.oom_kills), (3, 5));
     }
 }
