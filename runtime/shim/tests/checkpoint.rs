@@ -235,3 +235,20 @@ fn a_container_of_a_pod_is_checkpointed_through_cri_and_goes_on() {
         node.clean().await;
     });
 }
+
+#[test]
+fn what_waits_to_be_restored_can_be_killed_and_does_not_keep_its_pod_from_stopping() {
+    run(async {
+        for all in [None, Some(false), Some(true)] {
+            let (pod, images) = pod_with_images("sleep 1000").await;
+            create(&pod, "c", Stdio::default(), images).await.unwrap();
+            let id = pod.container_id("c");
+            if let Some(all) = all {
+                pod.shim.kill(&id, None, libc::SIGKILL as u32, all).await.unwrap();
+                assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 137);
+                assert!(matches!(pod.shim.start(&id, None).await, Err(Error::FailedPrecondition(_))));
+            }
+            pod.end().await;
+        }
+    });
+}

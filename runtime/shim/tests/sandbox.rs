@@ -148,11 +148,19 @@ fn a_network_that_is_given_parameters_and_files_reach_the_containers() {
         let kept: SandboxOptions = serde_json::from_slice(&fs::read(bundle.join("sandbox.json")).unwrap()).unwrap();
         assert_eq!(kept, options);
         let name = nix::unistd::gethostname().unwrap().into_string().unwrap();
-        assert_eq!(fs::read_to_string(bundle.join("hostname")).unwrap(), format!("{name}\n"), "empty is the node's");
-        assert_eq!(fs::read_to_string(bundle.join("resolv.conf")).unwrap(), "nameserver 10.0.0.53\n");
-        assert_eq!(fs::read(bundle.join("hosts")).unwrap(), fs::read("/etc/hosts").unwrap());
+        assert_eq!(
+            fs::read_to_string(bundle.join("etc/hostname")).unwrap(),
+            format!("{name}\n"),
+            "empty is the node's"
+        );
+        assert_eq!(fs::read_to_string(bundle.join("etc/resolv.conf")).unwrap(), "nameserver 10.0.0.53\n");
+        assert_eq!(fs::read(bundle.join("etc/hosts")).unwrap(), fs::read("/etc/hosts").unwrap());
         let mounts = mounts_below(bundle);
-        assert!(mounts.len() == 1 && mounts[0].contains("/shm"), "{mounts:?}");
+        assert!(mounts.len() == 2 && mounts[0].contains("/etc") && mounts[1].contains("/shm"), "{mounts:?}");
+        // A container may write to them; the node's /run is not to be full of it.
+        let filled = std::io::copy(&mut std::io::repeat(7), &mut fs::File::create(bundle.join("etc/hosts")).unwrap());
+        assert_eq!(filled.unwrap_err().kind(), std::io::ErrorKind::StorageFull);
+        assert!(fs::metadata(bundle.join("etc/hosts")).unwrap().len() < 1 << 25);
         shim.stop_sandbox("s", Duration::ZERO).await.unwrap();
         shim.shutdown_sandbox("s").await.unwrap();
         assert_eq!(mounts_below(bundle), Vec::<String>::new());

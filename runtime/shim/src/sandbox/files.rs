@@ -18,18 +18,29 @@ use crate::error::Error;
 use crate::mount::unmount;
 use crate::record;
 
+/// What is in memory is no place for programs and devices.
+const PLAIN: [&str; 3] = ["nosuid", "nodev", "noexec"];
+
 /// `/dev/shm` as container engines have it.
-const SHM: [&str; 5] = ["nosuid", "nodev", "noexec", "mode=1777", "size=65536k"];
+const SHM: [&str; 2] = ["mode=1777", "size=65536k"];
 
 /// Where it is in a container.
 const SHM_PLACE: &str = "/dev/shm";
 
-/// The names of those that are files, in the sandbox's bundle.
+/// What the files lie in. Containers may write to them, and must not fill the file system of the bundle with that: it is
+/// `/run`, without which the node is no good. (The node's list of hosts has to fit in.)
+const ETC: [&str; 2] = ["mode=755", "size=16m"];
+
+/// The names of those that are files, there.
 const TEXTS: [&str; 3] = ["hostname", "hosts", "resolv.conf"];
 
 /// What is where: the name in the sandbox's bundle, the place in a container.
-const FILES: &[(&str, &str)] =
-    &[("hostname", "/etc/hostname"), ("hosts", "/etc/hosts"), ("resolv.conf", "/etc/resolv.conf"), ("shm", SHM_PLACE)];
+const FILES: &[(&str, &str)] = &[
+    ("etc/hostname", "/etc/hostname"),
+    ("etc/hosts", "/etc/hosts"),
+    ("etc/resolv.conf", "/etc/resolv.conf"),
+    ("shm", SHM_PLACE),
+];
 
 /// Makes them, for `root` to own: the user and the group on the node that are the pod's root, where those are others.
 pub fn make(bundle: &Path, files: &PodFiles, root: Option<(u32, u32)>) -> Result<(), Error> {
@@ -41,34 +52,41 @@ pub fn make(bundle: &Path, files: &PodFiles, root: Option<(u32, u32)>) -> Result
         "" => nix::unistd::gethostname().map_err(|errno| Error::io("read the node's hostname", errno))?,
         name => name.into(),
     };
-    fs::write(bundle.join("hostname"), format!("{}\n", hostname.display())).map_err(failed("hostname"))?;
+    let etc = bundle.join("etc");
+    mount_memory(&etc, &ETC, None)?;
+    fs::write(etc.join("hostname"), format!("{}\n", hostname.display())).map_err(failed("hostname"))?;
     let hosts = fs::read("/etc/hosts").unwrap_or_else(|_| b"127.0.0.1 localhost\n::1 localhost\n".to_vec());
-    fs::write(bundle.join("hosts"), hosts).map_err(failed("hosts"))?;
+    fs::write(etc.join("hosts"), hosts).map_err(failed("hosts"))?;
     let resolv = match files.dns.is_empty() {
         true => fs::read("/etc/resolv.conf").unwrap_or_default(),
         false => resolv_conf(&files.dns).into_bytes(),
     };
-    fs::write(bundle.join("resolv.conf"), resolv).map_err(failed("resolv.conf"))?;
+    fs::write(etc.join("resolv.conf"), resolv).map_err(failed("resolv.conf"))?;
     if let Some((user, group)) = root {
-        // The owner is changed, and not mapped in the mount: the file system of a bundle may not be able to (tmpfs before Linux 6.3).
+        // The owner is changed, and not mapped in the mount: tmpfs is not able to before Linux 6.3.
         for name in TEXTS {
-            chown(bundle.join(name), Some(user), Some(group)).map_err(failed(name))?;
+            chown(etc.join(name), Some(user), Some(group)).map_err(failed(name))?;
         }
     }
     if files.private_shm {
-        let shm = bundle.join("shm");
-        fs::create_dir_all(&shm).map_err(failed("/dev/shm"))?;
-        let owner = root.map(|(user, group)| [format!("uid={user}"), format!("gid={group}")]);
-        let options = SHM.map(str::to_owned).into_iter().chain(owner.into_iter().flatten()).collect();
-        let mount = pea::RootMount { kind: "tmpfs".into(), source: "shm".into(), options, ..Default::default() };
-        pea::mount_root(&shm, &[mount])?;
+        mount_memory(&bundle.join("shm"), &SHM, root)?;
     }
     Ok(())
 }
 
 /// Takes down what has to be. May be done again, and where nothing was made.
 pub fn remove(bundle: &Path) -> Result<(), Error> {
-    unmount(&bundle.join("shm"))
+    unmount(&bundle.join("shm")).and(unmount(&bundle.join("etc")))
+}
+
+/// Mounts a tmpfs, for `root` to own.
+fn mount_memory(place: &Path, options: &[&str], root: Option<(u32, u32)>) -> Result<(), Error> {
+    fs::create_dir_all(place).map_err(|source| Error::io(format!("make {}", place.display()), source))?;
+    let owner = root.map(|(user, group)| [format!("uid={user}"), format!("gid={group}")]);
+    let options =
+        PLAIN.iter().chain(options).map(|word| (*word).to_owned()).chain(owner.into_iter().flatten()).collect();
+    let mount = pea::RootMount { kind: "tmpfs".into(), source: "pod".into(), options, ..Default::default() };
+    Ok(pea::mount_root(place, &[mount])?)
 }
 
 /// resolv.conf(5)
@@ -173,7 +191,7 @@ mod tests {
         let config = json!({"mounts": [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm"}]});
         for config in [config, json!({}), json!({"mounts": null})] {
             let config = changed(&config, &PodFiles::default()).unwrap();
-            assert_eq!(sources(&config), ["/s/hostname", "/s/hosts", "/s/resolv.conf", "/dev/shm"]);
+            assert_eq!(sources(&config), ["/s/etc/hostname", "/s/etc/hosts", "/s/etc/resolv.conf", "/dev/shm"]);
         }
     }
 
@@ -183,7 +201,7 @@ mod tests {
             {"destination": "/etc/hosts", "source": "/kubelet/hosts"}, {"destination": "/dev/shm", "source": "/elsewhere"}]});
         let files = PodFiles { private_shm: true, ..PodFiles::default() };
         let mut now = changed(&config, &files).unwrap();
-        assert_eq!(sources(&now)[2..], ["/s/hostname", "/s/resolv.conf"]);
+        assert_eq!(sources(&now)[2..], ["/s/etc/hostname", "/s/etc/resolv.conf"]);
         assert!(now["mounts"][2]["options"].as_array().unwrap().contains(&json!("ro")));
         assert_eq!(changed(&now, &files), None);
         now["mounts"].as_array_mut().unwrap().truncate(2);

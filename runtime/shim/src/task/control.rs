@@ -19,7 +19,8 @@ pub async fn kill(pod: &Pod, id: &str, exec_id: &str, signal: u32, all: bool) ->
     let signal = signal_number(signal)?;
     let container = pod.container(id)?;
     let process = container.process(exec_id)?;
-    if all && exec_id.is_empty() && matches!(process.phase(), Phase::Created | Phase::Running) {
+    let is_there = process.pid().is_some() && matches!(process.phase(), Phase::Created | Phase::Running);
+    if all && exec_id.is_empty() && is_there {
         process.note(signal);
         container.runtime.kill(id, signal, true)?;
     } else {

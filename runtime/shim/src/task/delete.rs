@@ -17,11 +17,7 @@ pub async fn delete(pod: &Pod, id: &str, exec_id: &str) -> Result<(Option<i32>, 
     let process = container.process(exec_id)?;
     if exec_id.is_empty() && process.phase() == Phase::Created {
         // A container that was never started is ended by its delete, as by `runc delete`.
-        match process.pid() {
-            Some(_) => process.signal(libc::SIGKILL)?,
-            // From a checkpoint: there is no process before the start.
-            None => process.ended(Exit::now(128 + libc::SIGKILL as u32)),
-        }
+        process.signal(libc::SIGKILL)?;
         process.wait().await?;
     }
     process.enter(Phase::Deleted)?;

@@ -219,6 +219,11 @@ impl Process {
                 self.cancel();
                 Ok(())
             }
+            // From a checkpoint: there is no process before the start, and is to be none.
+            (Phase::Created, None) if signal == libc::SIGKILL => {
+                self.ended(Exit::now(128 + libc::SIGKILL as u32));
+                Ok(())
+            }
             (_, None) => Err(Error::precondition(format!("{} has not been started", self.name()))),
             (_, Some(child)) => {
                 child.signal(signal).map(|()| self.note(signal)).map_err(|source| match source.raw_os_error() {
