@@ -105,6 +105,46 @@ fn an_output_fifo_that_nobody_ever_opens_holds_nobody_up() {
 }
 
 #[test]
+fn a_reader_that_comes_after_the_end_gets_the_output_and_its_end() {
+    run(async {
+        let pod = Pod::start().await;
+        let stdio = Stdio { stdout: fifo(&pod, "out"), ..Stdio::default() };
+        let id = pod.container_id("c");
+        pod.start_container("c", &["echo", "words"], stdio.clone()).await;
+        assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 0);
+        // Like containerd's own it opens to wait for a writer, and is told of the end by its leaving.
+        let reading = std::thread::spawn(move || fs::read_to_string(stdio.stdout).unwrap());
+        eventually("the reader has all and the end", || reading.is_finished());
+        assert_eq!(reading.join().unwrap(), "words\n");
+        pod.finish("c").await;
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_process_whose_reader_is_waited_for_can_be_called_off() {
+    run(async {
+        let pod = Pod::start().await;
+        let id = pod.container_id("c");
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let files = open_files(pod.shim_pid);
+        let stdio = Stdio { stdout: fifo(&pod, "out"), stderr: fifo(&pod, "err"), ..Stdio::default() };
+        pod.shim.exec(&id, "e", &shell("true"), &stdio).await.unwrap();
+        let starting = tokio::spawn({
+            let (shim, id) = (pod.shim.clone(), id.clone());
+            async move { shim.start(&id, Some("e")).await }
+        });
+        // Refused until the start is under way.
+        while pod.shim.kill(&id, Some("e"), libc::SIGKILL as u32, false).await.is_err() {}
+        let refused = starting.await.unwrap().unwrap_err();
+        assert!(refused.to_string().contains("killed before it was up"), "{refused}");
+        pod.shim.delete(&id, Some("e")).await.unwrap();
+        assert_eq!(open_files(pod.shim_pid), files);
+        pod.end().await;
+    });
+}
+
+#[test]
 fn a_logger_that_dies_is_reaped_and_its_container_goes_on() {
     run(async {
         let pod = Pod::start().await;
