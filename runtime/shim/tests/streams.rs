@@ -136,8 +136,11 @@ fn a_process_whose_reader_is_waited_for_can_be_called_off() {
         });
         // Refused until the start is under way.
         while pod.shim.kill(&id, Some("e"), libc::SIGKILL as u32, false).await.is_err() {}
+        let begin = Instant::now();
         let refused = starting.await.unwrap().unwrap_err();
         assert!(refused.to_string().contains("killed before it was up"), "{refused}");
+        // Two readers are waited for, a second each.
+        assert!(begin.elapsed() < Duration::from_secs(1), "called off after {:?} only", begin.elapsed());
         pod.shim.delete(&id, Some("e")).await.unwrap();
         assert_eq!(open_files(pod.shim_pid), files);
         pod.end().await;
