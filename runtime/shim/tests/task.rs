@@ -8,6 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use pea_shim::client::{Error, Stdio, TaskStatus};
 use serde_json::json;
 use support::pod::{Pod, exec_to_end, process, program, run, shell};
@@ -74,6 +76,30 @@ fn a_pod_with_a_paused_container_can_be_stopped() {
         let pod = Pod::start().await;
         pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
         pod.shim.pause(&pod.container_id("c")).await.unwrap();
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_container_whose_memory_cannot_be_watched_runs_all_the_same() {
+    let memory = Path::new("/sys/fs/cgroup/memory");
+    if !memory.is_dir() {
+        return testkit::skip("what is made to fail here is cgroup v1's");
+    }
+    let none = None::<&str>;
+    unshare(CloneFlags::CLONE_NEWNS).unwrap();
+    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none).unwrap();
+    run(async {
+        let pod = Pod::start().await;
+        let cgroup = memory.join(&pod.id).join("c");
+        fs::create_dir_all(&cgroup).unwrap();
+        let (event_control, other) = (cgroup.join("cgroup.event_control"), pod.dir.path().join("other"));
+        fs::write(&other, "").unwrap();
+        mount(Some(&other), &event_control, none, MsFlags::MS_BIND, none).unwrap();
+        let read_only = MsFlags::MS_BIND | MsFlags::MS_REMOUNT | MsFlags::MS_RDONLY;
+        mount(none, &event_control, none, read_only, none).unwrap();
+        pod.start_container("c", &["sh", "-c", "exit 6"], Stdio::default()).await;
+        assert_eq!(pod.finish("c").await.status, 6);
         pod.end().await;
     });
 }
