@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tokio::sync::Notify;
 
@@ -36,6 +36,7 @@ struct Inner {
     namespace: String,
     bundle: PathBuf,
     lock: Lock,
+    node: OnceLock<Vec<File>>,
     members: Mutex<Members>,
     quit: Notify,
 }
@@ -79,6 +80,7 @@ impl Pod {
             namespace: namespace.to_owned(),
             bundle: bundle.to_owned(),
             lock,
+            node: OnceLock::new(),
             members: Mutex::new(Members { socket, ..Members::default() }),
             quit: Notify::new(),
         };
@@ -98,6 +100,17 @@ impl Pod {
     /// The file whose lock says that this shim lives.
     pub fn lock(&self) -> &File {
         self.inner.lock.file()
+    }
+
+    /// The node's namespaces that this process has left; none where it is in all of them.
+    pub fn node(&self) -> &[File] {
+        self.inner.node.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Keeps the node's namespaces, before they are left for the first time.
+    pub fn keep_node(&self, namespaces: Vec<File>) {
+        // At another attempt it is the pod's that would be kept.
+        let _ = self.inner.node.set(namespaces);
     }
 
     /// Where a container with these options is kept. What the sandbox says goes first: whoever

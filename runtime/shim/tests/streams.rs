@@ -412,3 +412,23 @@ fn what_is_refused_of_a_stream_leaves_no_logger_and_no_file_open() {
         pod.end().await;
     });
 }
+
+#[test]
+fn a_logger_is_in_the_nodes_namespaces_and_not_in_the_pods() {
+    run(async {
+        let pod = Pod::start().await;
+        let file = pod.dir.path().join("namespaces");
+        let text = format!(
+            "for n in ipc net uts; do readlink /proc/self/ns/$n; done > {}; printf r >&5; exec 5>&-; cat <&3 >/dev/null",
+            file.display()
+        );
+        let logger = program(&pod, "at-home", &text);
+        pod.start_container("c", &["true"], logged_by("binary-v2", &logger)).await;
+        pod.finish("c").await;
+        let of = |pid: &str, name: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap().display().to_string();
+        let nodes: Vec<String> = ["ipc", "net", "uts"].map(|name| of("self", name)).into();
+        assert_ne!(nodes[1], of(&pod.shim_pid.to_string(), "net"));
+        assert_eq!(fs::read_to_string(&file).unwrap().lines().collect::<Vec<_>>(), nodes);
+        pod.end().await;
+    });
+}

@@ -125,6 +125,7 @@ fn hold(pod: &Pod, plan: namespaces::Plan, options: &SandboxOptions) -> Result<O
     let pid = match &options.users {
         Some(users) => users::spawn(plan, users, own_pids, pod.lock())?,
         None => {
+            pod.keep_node(namespaces::of_the_node()?);
             plan.enter()?.set()?;
             if !own_pids {
                 return Ok(None);

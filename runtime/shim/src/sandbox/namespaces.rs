@@ -19,6 +19,15 @@ const OWN: &[(Namespace, CloneFlags)] = &[
     (Namespace::Uts, CloneFlags::CLONE_NEWUTS),
 ];
 
+/// Those of this process that entering a pod's may change, opened: for what it starts on the node's behalf.
+pub(super) fn of_the_node() -> Result<Vec<File>, Error> {
+    let open = |name: &str| {
+        let path = format!("/proc/self/ns/{name}");
+        File::open(&path).map_err(|source| Error::io(format!("open {path}"), source))
+    };
+    ["ipc", "net", "uts"].into_iter().map(open).collect()
+}
+
 /// Everything checked and opened that can be before the step that cannot be taken back.
 pub(super) struct Plan {
     unshare: CloneFlags,

@@ -9,6 +9,7 @@
 //! | descriptor 5 | to be written a byte to, or (`binary://` only) just closed, when it is ready |
 //! | `CONTAINER_ID`, `CONTAINER_NAMESPACE` | whose output it is; nothing else is in its environment |
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Command, Stdio};
@@ -52,6 +53,8 @@ impl Logger {
         command.args(&address.arguments).env_clear();
         command.env("CONTAINER_ID", whose.id).env("CONTAINER_NAMESPACE", whose.namespace);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        // First, as the next may put other things where these descriptors are.
+        sys::start_in(&mut command, whose.node.iter().map(AsFd::as_fd)).map_err(failed)?;
         sys::give_descriptors(&mut command, [stdout.0.as_fd(), stderr.0.as_fd(), signal.as_fd()]).map_err(failed)?;
         let forking = whose.reaper.forking();
         let child = command.spawn().map_err(failed)?;
@@ -110,6 +113,8 @@ pub struct Whose<'a> {
     pub id: &'a str,
     /// containerd's namespace.
     pub namespace: &'a str,
+    /// The node's namespaces: a logger is the node's, and does not speak to the world by the pod's network.
+    pub node: &'a [File],
     /// Knows the children.
     pub reaper: &'a Reaper,
 }

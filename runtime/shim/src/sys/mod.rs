@@ -176,6 +176,26 @@ pub fn replace_standard(number: RawFd, file: &File) -> io::Result<()> {
     if done >= 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Has a program that is to be started begin in these namespaces.
+pub fn start_in<'a>(command: &mut Command, namespaces: impl Iterator<Item = BorrowedFd<'a>>) -> io::Result<()> {
+    let copies: Vec<OwnedFd> = namespaces.map(|fd| duplicate_above(fd, 6)).collect::<io::Result<_>>()?;
+    if copies.is_empty() {
+        return Ok(());
+    }
+    let enter = move || {
+        for copy in &copies {
+            // SAFETY: setns is a plain system call and touches no memory; the caller is the forked child.
+            if unsafe { libc::setns(copy.as_raw_fd(), 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec only setns is called; this process has one thread.
+    unsafe { command.pre_exec(enter) };
+    Ok(())
+}
+
 /// Has a program that is to be started find copies of these at 3, 4 and 5.
 pub fn give_descriptors(command: &mut Command, given: [BorrowedFd<'_>; 3]) -> io::Result<()> {
     // Copies above the places: one may lie where another is to be put. They end with the program's start.

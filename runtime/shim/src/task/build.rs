@@ -1,5 +1,6 @@
 //! Building a process: streams, pea's helper, the child, the terminal. The same for an init and an exec.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,6 +22,8 @@ pub struct Surroundings<'a> {
     pub io_owner: Owner,
     /// containerd's namespace.
     pub namespace: &'a str,
+    /// The node's namespaces.
+    pub node: &'a [File],
     /// Knows the children.
     pub reaper: &'a Reaper,
 }
@@ -29,7 +32,7 @@ impl<'a> Surroundings<'a> {
     /// Those of a container of the pod.
     pub fn of(pod: &'a Pod, container: &'a Container) -> Self {
         let (bundle, io_owner) = (container.record.bundle.as_path(), container.options.io_owner);
-        Self { bundle, io_owner, namespace: pod.namespace(), reaper: &pod.reaper }
+        Self { bundle, io_owner, namespace: pod.namespace(), node: pod.node(), reaper: &pod.reaper }
     }
 }
 
@@ -44,7 +47,8 @@ pub async fn build(
     fork: impl FnOnce(ProcessEnds, Option<PathBuf>) -> Result<pea::Pending, pea::Error>,
 ) -> Result<Arc<Child>, Error> {
     let id = if process.exec_id.is_empty() { &process.container } else { &process.exec_id };
-    let whose = Whose { id, namespace: surroundings.namespace, reaper: surroundings.reaper };
+    let Surroundings { namespace, node, reaper, .. } = surroundings;
+    let whose = Whose { id, namespace, node, reaper };
     let opening = Prepared::open(&process.stdio, whose, surroundings.io_owner);
     let mut prepared = unless_cancelled(process, opening).await?;
     let console = process.stdio.terminal.then(|| ConsoleSocket::listen(surroundings.bundle)).transpose()?;
