@@ -13,7 +13,7 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use support::cri::message::Message;
 use support::cri::stream::{RESIZE, STATUS, STDIN, STDOUT, Stream};
-use support::cri::{Node, RUNNING, own_processes, sandboxer, serves_pauseless_fully, version};
+use support::cri::{Node, RUNNING, own_processes, reads_to_the_end, sandboxer, serves_pauseless_fully, version};
 use support::pod::run;
 use support::{cgroups_named, eventually, shims_below};
 
@@ -227,7 +227,11 @@ fn what_is_written_and_who_ends_while_containerd_is_away_is_not_lost() {
         assert_eq!(node.until_exited(&short).await.0, 7);
         assert_eq!(node.until_exited(&writer).await.0, 6);
         let lines: Vec<u32> = node.log("writer").lines().map(|line| line.parse().unwrap()).collect();
-        assert!(lines == (1..=40_000).collect::<Vec<u32>>(), "{} lines, or out of order", lines.len());
+        if !reads_to_the_end(&version()) {
+            testkit::skip("the lines: containerd 1.6 closes the FIFO of a container that ends while it starts");
+        } else {
+            assert!(lines == (1..=40_000).collect::<Vec<u32>>(), "{} lines, or out of order", lines.len());
+        }
         node.remove(&pod).await;
         node.clean().await;
     });
