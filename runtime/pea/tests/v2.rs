@@ -101,7 +101,7 @@ fn processor_time_is_as_much_as_was_given() {
     bundle.start_up();
     assert_eq!((file(&bundle, "cpu.max").as_str(), file(&bundle, "cpu.weight").as_str()), ("2000 20000", "174"));
     let (before, begin) = (count(&bundle, "cpu.stat", "usage_usec"), Instant::now());
-    let done = exec(&bundle, "i=0; while [ $i -lt 3000 ]; do i=$((i + 1)); done");
+    let done = exec(&bundle, "i=0; while [ $i -lt 10000 ]; do i=$((i + 1)); done");
     assert!(done.status.success(), "{done:?}");
     let used = Duration::from_micros(count(&bundle, "cpu.stat", "usage_usec") - before);
     assert!(count(&bundle, "cpu.stat", "nr_throttled") > 0, "{}", file(&bundle, "cpu.stat"));

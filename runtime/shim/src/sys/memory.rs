@@ -47,8 +47,9 @@ unsafe extern "C" fn unmap_object(info: *mut libc::dl_phdr_info, _: usize, _: *m
     };
     let Some((base, headers)) = headers else { return 0 };
     for header in headers.iter().filter(|header| header.p_type == libc::PT_LOAD && header.p_flags & libc::PF_W == 0) {
-        let start = base + header.p_vaddr as usize;
-        let end = start + header.p_memsz as usize;
+        // An object that lies below where it was linked to has a base that wraps around: the kernel's own (vDSO) may.
+        let start = base.wrapping_add(header.p_vaddr as usize);
+        let end = start.wrapping_add(header.p_memsz as usize);
         let start = start & !(PAGE - 1);
         // SAFETY: pages of a file that were never writable: when they are used again they are what they were.
         unsafe { discard(start, end.next_multiple_of(PAGE) - start) };

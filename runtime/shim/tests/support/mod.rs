@@ -52,6 +52,7 @@ pub fn mounts_below(directory: &Path) -> Vec<String> {
 
 /// Every cgroup directory, in any hierarchy, whose name is this.
 pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
+    let scope = format!("cri-containerd-{name}.scope");
     let mut found = Vec::new();
     let mut directories = vec![PathBuf::from("/sys/fs/cgroup")];
     while let Some(directory) = directories.pop() {
@@ -59,7 +60,8 @@ pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
                 continue;
             }
-            if entry.file_name() == name {
+            // As it is, or as the plugin has systemd name it.
+            if entry.file_name() == name || entry.file_name() == scope.as_str() {
                 found.push(entry.path());
             }
             directories.push(entry.path());
