@@ -125,7 +125,13 @@ impl Publisher {
     pub async fn flush(&self) {
         let Some(queue) = &self.queue else { return };
         let (mark, reached) = oneshot::channel();
-        if queue.try_send(Item::Mark(mark)).is_ok() && tokio::time::timeout(FLUSH, reached).await.is_err() {
+        let delivered = async {
+            // A full queue has to have room for it first.
+            if queue.send(Item::Mark(mark)).await.is_ok() {
+                let _ = reached.await;
+            }
+        };
+        if tokio::time::timeout(FLUSH, delivered).await.is_err() {
             log::error("the last events were not delivered in time");
         }
     }
@@ -159,15 +165,13 @@ impl Sender {
                 Err(ttrpc::Error::RpcStatus(status)) => {
                     return log::error(format!("containerd refused event {topic}: {}", status.message));
                 }
-                Err(error) => {
-                    self.client = None;
-                    reason = error.to_string();
-                }
+                Err(error) => reason = error.to_string(),
             }
         }
         log::error(format!("event {topic} dropped after {ATTEMPTS} attempts at {}: {reason}", self.address));
     }
 
+    /// Delivers over the connection there is, or a new one. One over which a delivery failed is given up.
     async fn attempt(&mut self, request: &ForwardRequest) -> ttrpc::Result<()> {
         let client = match self.client.take() {
             Some(client) => client,

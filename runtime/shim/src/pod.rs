@@ -195,11 +195,11 @@ impl Pod {
 
     /// Runs an operation to its end even when the client that asked for it goes away in the middle:
     /// ttrpc drops a request's future with its connection, and a container half-made is nobody's.
-    pub async fn to_the_end<T: Send + 'static>(
+    pub async fn to_the_end<T: Send + 'static, F: Future<Output = Result<T, Error>> + Send + 'static>(
         &self,
-        operation: impl Future<Output = Result<T, Error>> + Send + 'static,
+        operation: impl FnOnce(Self) -> F + Send,
     ) -> Result<T, Error> {
-        let done = tokio::spawn(operation).await;
+        let done = tokio::spawn(operation(self.clone())).await;
         self.rest.worked();
         done.unwrap_or_else(|error| Err(Error::internal(format!("the operation broke off: {error}"))))
     }

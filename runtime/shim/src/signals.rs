@@ -1,6 +1,6 @@
 //! Signals as something to read: a descriptor in the event loop (signalfd(2)).
 //!
-//! The event loop has signals of its own making (`tokio::signal`), but keeps 22 KiB for all there could be, in every pod.
+//! The event loop has signals of its own making (`tokio::signal`), but keeps 23 KiB for all there could be, in every pod.
 
 use std::io;
 use std::os::fd::OwnedFd;

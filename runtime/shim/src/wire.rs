@@ -1,9 +1,29 @@
 //! Small conversions to the wire's types.
 
+use containerd_shim_protos::api::{CreateTaskRequest, ExecProcessRequest};
 use containerd_shim_protos::protobuf::MessageField;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 
 use crate::reap::Exit;
+use crate::stdio::Stdio;
+
+/// The streams of a request that has fields for them.
+macro_rules! stdio_of {
+    ($($request:ty),*) => {
+        $(impl From<&$request> for Stdio {
+            fn from(request: &$request) -> Self {
+                Self {
+                    stdin: request.stdin.clone(),
+                    stdout: request.stdout.clone(),
+                    stderr: request.stderr.clone(),
+                    terminal: request.terminal,
+                }
+            }
+        })*
+    };
+}
+
+stdio_of!(CreateTaskRequest, ExecProcessRequest);
 
 /// A moment as protobuf has it.
 pub fn timestamp(at: jiff::Timestamp) -> Timestamp {

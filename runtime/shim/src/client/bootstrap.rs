@@ -1,6 +1,6 @@
 //! Starting a shim, and clearing up after one: the two actions of its binary.
 
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
@@ -87,7 +87,11 @@ fn run(command: &mut Command, shim: &Path, action: &'static str, input: &[u8]) -
 /// reading one pipe after the other cannot block it.
 fn converse(child: &mut Child, input: &[u8]) -> std::io::Result<(Vec<u8>, String)> {
     if let Some(mut stdin) = child.stdin.take() {
-        stdin.write_all(input)?;
+        match stdin.write_all(input) {
+            // It has ended without looking at its input, and says below why.
+            Err(error) if error.kind() == ErrorKind::BrokenPipe => {}
+            written => written?,
+        }
     }
     let (mut output, mut complaint) = (Vec::new(), String::new());
     if let Some(stdout) = &mut child.stdout {

@@ -11,4 +11,6 @@ mod types;
 pub use bootstrap::{Bootstrap, delete};
 pub use error::Error;
 pub use shim::Shim;
-pub use types::{CreateTask, Exit, Mount, StartedSandbox, Stdio, TaskProcess, TaskState, TaskStatus};
+pub use types::{CreateTask, Exit, Mount, StartedSandbox, TaskProcess, TaskState, TaskStatus};
+
+pub use crate::stdio::Stdio;

@@ -12,8 +12,9 @@ use containerd_shim_protos::ttrpc::context::Context;
 use oci_spec::runtime::{LinuxResources, Process};
 
 use super::error::Error;
-use super::types::{CreateTask, Exit, StartedSandbox, Stdio, TaskProcess, TaskState, TaskStatus, instant, status};
+use super::types::{CreateTask, Exit, StartedSandbox, TaskProcess, TaskState, TaskStatus, instant, status};
 use crate::sandbox::SandboxOptions;
+use crate::stdio::Stdio;
 
 /// A connection to a shim. Requests may be made side by side; a lost connection fails them all with [`Error::Closed`].
 #[derive(Clone)]

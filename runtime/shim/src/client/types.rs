@@ -6,6 +6,8 @@ use containerd_shim_protos::protobuf::EnumOrUnknown;
 use containerd_shim_protos::protobuf::well_known_types::timestamp::Timestamp;
 use containerd_shim_protos::types::task::Status;
 
+use crate::stdio::Stdio;
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Exit {
@@ -21,22 +23,6 @@ impl Exit {
     pub(super) fn new(pid: u32, status: u32, at: Option<&Timestamp>) -> Self {
         Self { pid, status, at: at.and_then(instant) }
     }
-}
-
-/// Where a process's standard streams go. An empty address is `/dev/null`.
-///
-/// An address is the path of a FIFO, `file:///path` (appended raw) or `file:///path?format=cri`
-/// (appended as lines of the CRI log format; both outputs may share one file).
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Stdio {
-    /// Standard input: a FIFO's path.
-    pub stdin: String,
-    /// Standard output.
-    pub stdout: String,
-    /// Standard error; unused with a terminal.
-    pub stderr: String,
-    /// Give the process a pty; its output goes to `stdout`.
-    pub terminal: bool,
 }
 
 /// A mount of the container's root file system, in fstab's words.

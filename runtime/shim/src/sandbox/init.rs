@@ -11,8 +11,9 @@ use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use nix::sys::prctl::{set_name, set_pdeathsig};
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
 
 use super::seclusion::seclude;
 use crate::sys::{self, Fork};
@@ -33,14 +34,22 @@ pub(super) fn spawn(lock: &File) -> io::Result<i32> {
         }
         Fork::Parent(pid) => {
             drop(theirs);
-            await_up(ours)?;
+            await_up(ours, pid)?;
             Ok(pid)
         }
     }
 }
 
-/// Waits in the shim until the init at the other end is up, or says why it is not.
-pub(super) fn await_up(mut init: UnixStream) -> io::Result<()> {
+/// Waits in the shim until the init of that pid, at the other end, is up or says why it is not. One that is not up ends: nobody
+/// would watch it, and it has the lock.
+pub(super) fn await_up(init: UnixStream, pid: i32) -> io::Result<()> {
+    hear(init).inspect_err(|_| {
+        // It is our child and has not been reaped, so the number is its own.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    })
+}
+
+fn hear(mut init: UnixStream) -> io::Result<()> {
     init.set_read_timeout(Some(SETUP))?;
     init.write_all(&[0])?;
     let mut errno = [0; size_of::<i32>()];

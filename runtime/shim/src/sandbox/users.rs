@@ -73,7 +73,7 @@ pub(super) fn spawn(plan: Plan, users: &Users, own_pids: bool, lock: &File) -> R
     let _ = kill(builder, Signal::SIGKILL);
     waitpid(builder, None).map_err(|errno| failed(errno.into()))?;
     let pid = built?;
-    init::await_up(line).map_err(|source| Error::io("start the init that holds the pod's namespaces", source))?;
+    init::await_up(line, pid).map_err(|source| Error::io("start the init that holds the pod's namespaces", source))?;
     Ok(pid)
 }
 

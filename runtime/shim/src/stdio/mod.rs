@@ -45,16 +45,19 @@ const SLOW: Duration = Duration::from_secs(7);
 /// The names of the outputs in a CRI log.
 const STREAMS: [&str; 2] = ["stdout", "stderr"];
 
-/// The addresses of a process's streams, as the request gave them.
-#[derive(Clone, Debug, Default)]
+/// Where a process's standard streams go. An empty address is `/dev/null`.
+///
+/// An address is the path of a FIFO, `file:///path` (appended raw), `file:///path?format=cri` (appended as lines of the CRI
+/// log format; both outputs may share one file), or a program: `binary:///path`, `binary-v2:///path`.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Stdio {
-    /// Standard input.
+    /// Standard input: a FIFO's path.
     pub stdin: String,
-    /// Standard output, and with a terminal the only output.
+    /// Standard output.
     pub stdout: String,
-    /// Standard error.
+    /// Standard error; unused with a terminal.
     pub stderr: String,
-    /// One pty instead of three pipes.
+    /// Give the process a pty; its output goes to `stdout`.
     pub terminal: bool,
 }
 

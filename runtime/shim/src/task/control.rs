@@ -1,6 +1,6 @@
 //! What is done to a container that lives: `Kill`, `Pause`, `Resume`, `Update`, `Checkpoint`.
 
-use containerd_shim_protos::api::{CheckpointTaskRequest, UpdateTaskRequest};
+use containerd_shim_protos::api::{CheckpointTaskRequest, KillRequest, UpdateTaskRequest};
 use containerd_shim_protos::events::task as event;
 
 use super::container::Container;
@@ -15,14 +15,14 @@ use crate::pod::Pod;
 ///
 /// # Errors
 /// `NotFound` once the process has ended.
-pub async fn kill(pod: &Pod, id: &str, exec_id: &str, signal: u32, all: bool) -> Result<(), Error> {
-    let signal = signal_number(signal)?;
-    let container = pod.container(id)?;
-    let process = container.process(exec_id)?;
+pub async fn kill(pod: &Pod, request: &KillRequest) -> Result<(), Error> {
+    let signal = signal_number(request.signal)?;
+    let container = pod.container(&request.id)?;
+    let process = container.process(&request.exec_id)?;
     let is_there = process.pid().is_some() && matches!(process.phase(), Phase::Created | Phase::Running);
-    if all && exec_id.is_empty() && is_there {
+    if request.all && request.exec_id.is_empty() && is_there {
         process.note(signal);
-        container.runtime.kill(id, signal, true)?;
+        kill_all(pod, &container, signal).await?;
     } else {
         process.signal(signal)?;
     }
@@ -30,6 +30,11 @@ pub async fn kill(pod: &Pod, id: &str, exec_id: &str, signal: u32, all: bool) ->
         let_die(pod, &container).await;
     }
     Ok(())
+}
+
+/// Sends a signal to every process of a container. They are frozen for it, which may take some of them a while.
+pub async fn kill_all(pod: &Pod, container: &Container, signal: i32) -> Result<(), Error> {
+    aside(pod, || Ok(container.runtime.kill(&container.id, signal, true)?)).await
 }
 
 /// Lets the killed processes of a paused container go on: the freezer of cgroup v1 would keep them from dying.

@@ -56,19 +56,14 @@ fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
         let root = record.pea_root.display();
         return Err(Error::exists(format!("container {} exists already in {root}", request.id)));
     }
-    let stdio = Stdio {
-        stdin: request.stdin.clone(),
-        stdout: request.stdout.clone(),
-        stderr: request.stderr.clone(),
-        terminal: request.terminal,
-    };
     let in_sandbox = home.sandbox_bundle.map(|bundle| record::task_in_sandbox(&bundle, &request.id));
     let images = Some(&request.checkpoint).filter(|path| !path.is_empty()).map(PathBuf::from);
     let images = images.or_else(|| options.criu_images.clone());
     if images.is_some() && request.terminal {
         return Err(Error::unimplemented("a container with a terminal cannot be restored from a checkpoint"));
     }
-    Ok(Container::new(Process::new(&request.id, "", stdio), record, in_sandbox, options).restored_from(images))
+    Ok(Container::new(Process::new(&request.id, "", Stdio::from(request)), record, in_sandbox, options)
+        .restored_from(images))
 }
 
 /// Whether `cgroupsPath` is in systemd's spelling, `slice:prefix:name`. Whoever writes it so wants a scope; but not all can
@@ -149,6 +144,7 @@ fn created(container: &Container, request: &CreateTaskRequest, pid: i32) -> even
         bundle: request.bundle.clone(),
         rootfs: request.rootfs.clone(),
         io: MessageField::some(io),
+        checkpoint: request.checkpoint.clone(),
         pid: wire::pid(Some(pid)),
         ..Default::default()
     }

@@ -27,13 +27,7 @@ pub fn add(pod: &Pod, request: &ExecProcessRequest) -> Result<(), Error> {
     }
     let mut spec = options::process_of_any(request.spec.as_ref())?;
     spec.set_terminal(Some(request.terminal));
-    let stdio = Stdio {
-        stdin: request.stdin.clone(),
-        stdout: request.stdout.clone(),
-        stderr: request.stderr.clone(),
-        terminal: request.terminal,
-    };
-    let process = Arc::new(Process::new(&request.id, &request.exec_id, stdio));
+    let process = Arc::new(Process::new(&request.id, &request.exec_id, Stdio::from(request)));
     container.add_exec(Exec { process, spec: Arc::new(spec) })?;
     pod.events.publish(&Event::ExecAdded(event::TaskExecAdded {
         container_id: request.id.clone(),

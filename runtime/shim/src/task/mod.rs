@@ -83,7 +83,7 @@ fn watch(pod: Pod, container: Arc<Container>, process: Arc<Process>, child: Arc<
             end_start(&container).await;
             // At once: systemd may be about to remove what there is to read.
             container.tell_last_oom(exit);
-            end_container(&container, &process, exit).await;
+            end_container(&pod, &container, &process, exit).await;
         } else {
             container.tell_oom();
         }
@@ -109,7 +109,7 @@ async fn end_start(container: &Container) {
 
 /// The init has ended: so does all that runs beside it, and only then is the end told. How it ended
 /// is written down for whoever clears up if this process should die before it was asked.
-async fn end_container(container: &Container, init: &Process, exit: Exit) {
+async fn end_container(pod: &Pod, container: &Container, init: &Process, exit: Exit) {
     let ended = record::Ended { pid: init.pid().unwrap_or(0), status: exit.status, at: exit.at };
     if let Err(error) = record::write(&container.record.bundle.join(record::EXIT), &ended) {
         log::error(error);
@@ -119,9 +119,9 @@ async fn end_container(container: &Container, init: &Process, exit: Exit) {
         exec.cancel();
     }
     if !container.owns_pid_namespace() {
-        match container.runtime.kill(&container.id, libc::SIGKILL, true) {
+        match control::kill_all(pod, container, libc::SIGKILL).await {
             Ok(()) => {}
-            Err(error) if matches!(error.kind(), pea::ErrorKind::NotFound | pea::ErrorKind::NotRunning) => {}
+            Err(error) if error.is_not_found() => {}
             Err(error) => log::error(format!("end what container {} has left running: {error}", container.id)),
         }
     }

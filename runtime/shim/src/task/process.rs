@@ -129,7 +129,7 @@ impl Process {
     pub fn enter(&self, to: Phase) -> Result<(), Error> {
         let mut state = self.state();
         if !STEPS.contains(&(state.phase, to)) {
-            return Err(self.stands(state.phase));
+            return Err(self.stands_in(state.phase));
         }
         state.phase = to;
         drop(state);
@@ -149,11 +149,15 @@ impl Process {
     /// As [`enter`](Self::enter).
     pub fn expect(&self, phase: Phase) -> Result<(), Error> {
         let current = self.phase();
-        if current == phase { Ok(()) } else { Err(self.stands(current)) }
+        if current == phase { Ok(()) } else { Err(self.stands_in(current)) }
     }
 
-    /// Why something cannot be done in that phase.
-    fn stands(&self, phase: Phase) -> Error {
+    /// Why something cannot be done where the process stands now.
+    pub fn stands(&self) -> Error {
+        self.stands_in(self.phase())
+    }
+
+    fn stands_in(&self, phase: Phase) -> Error {
         let standing = match phase {
             Phase::Added => "has not been started",
             Phase::Building => "is being created",
@@ -224,7 +228,7 @@ impl Process {
                 self.ended(Exit::now(128 + libc::SIGKILL as u32));
                 Ok(())
             }
-            (_, None) => Err(Error::precondition(format!("{} has not been started", self.name()))),
+            (_, None) => Err(self.stands()),
             (_, Some(child)) => {
                 child.signal(signal).map(|()| self.note(signal)).map_err(|source| match source.raw_os_error() {
                     Some(libc::ESRCH) => finished(),
