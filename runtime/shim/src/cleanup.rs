@@ -197,7 +197,7 @@ fn end_shim(path: &Path) -> Result<Option<Lock>, Error> {
         }
         match lock::holder(path).map(|pid| (pid, sys::pidfd_open(pid))) {
             Some((pid, Ok(pidfd))) if lock::is_open_in(path, pid) && take_lock(path)?.is_none() => kill(&pidfd, end)?,
-            // Just forked, and has not signed yet; or dead, and its init is on its way to be: a matter of
+            // Just forked, and has not signed yet; or dead, and a helper of its is on its way to be: a matter of
             // microseconds, for which the lock offers no event.
             _ => std::thread::sleep(Duration::from_millis(1)),
         }

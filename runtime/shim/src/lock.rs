@@ -50,8 +50,7 @@ pub fn holder(path: &Path) -> Option<i32> {
     text.strip_suffix('\n')?.parse().ok()
 }
 
-/// Whether a process has that file open, as who holds its lock has. What is written in a file is not enough to be killed for:
-/// the init of a pod has it too, and a container that may trace that one can write to it.
+/// Whether a process has that file open, as who holds its lock has. What is written in a file is not enough to be killed for.
 pub fn is_open_in(path: &Path, pid: i32) -> bool {
     let (Ok(file), Ok(open)) = (fs::metadata(path), fs::read_dir(format!("/proc/{pid}/fd"))) else { return false };
     let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == (file.dev(), file.ino());

@@ -15,7 +15,8 @@ use crate::options::TaskOptions;
 use crate::reap::Reaper;
 use crate::rest::Rest;
 use crate::sandbox::Sandbox;
-use crate::task::Container;
+use crate::stdio::Readers;
+use crate::task::{Container, Ooms};
 
 /// Where containerd's shims keep what their runtimes write.
 pub const DEFAULT_ROOT: &str = "/run/containerd/pea";
@@ -27,6 +28,10 @@ pub struct Pod {
     pub reaper: Reaper,
     /// Tells containerd.
     pub events: Publisher,
+    /// Tells of kills for want of memory.
+    pub ooms: Ooms,
+    /// Tells streams of readers that are late.
+    pub readers: Readers,
     /// Is told of work.
     pub rest: Rest,
     inner: Arc<Inner>,
@@ -84,7 +89,8 @@ impl Pod {
             members: Mutex::new(Members { socket, ..Members::default() }),
             quit: Notify::new(),
         };
-        Self { reaper: Reaper::default(), events, rest, inner: Arc::new(inner) }
+        let ooms = Ooms::new(events.clone());
+        Self { reaper: Reaper::default(), events, ooms, readers: Readers::default(), rest, inner: Arc::new(inner) }
     }
 
     /// containerd's namespace.
@@ -130,13 +136,11 @@ impl Pod {
     /// Takes a container in.
     ///
     /// # Errors
-    /// `AlreadyExists` when the id is taken, `FailedPrecondition` when the pod is at its end.
+    /// `AlreadyExists` when the id is taken, `FailedPrecondition` when the pod is at its end or being stopped.
     pub fn add(&self, container: Arc<Container>) -> Result<(), Error> {
         let mut members = self.members();
         members.expect_open()?;
-        if let Some(sandbox) = members.sandbox.as_ref().filter(|sandbox| sandbox.exit().is_some()) {
-            return Err(Error::precondition(format!("sandbox {} has ended", sandbox.id)));
-        }
+        members.sandbox.as_ref().map_or(Ok(()), |sandbox| sandbox.expect_going_on())?;
         if members.containers.contains_key(&container.id) {
             return Err(Error::exists(format!("container {} exists already", container.id)));
         }

@@ -1,10 +1,11 @@
 //! What a pod uses: what its containers use together.
 //!
 //! Not read from a cgroup that they have in common: the pod may have none of its own, and under one that kubelet has made
-//! there is also what others account to the pod.
+//! there is also what others account to the pod. How long was waited for a resource (psi.rst) is left out: containers that
+//! wait at the same time wait once.
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
-use pea::{CgroupVersion, CpuStats, MemoryCounter, MemoryStats, PidsStats, Stats};
+use pea::{CgroupVersion, CpuStats, HugetlbStats, MemoryCounter, MemoryStats, PidsStats, RdmaStats, Stats};
 
 use crate::error::Error;
 use crate::log;
@@ -36,6 +37,10 @@ fn version() -> CgroupVersion {
     }
 }
 
+/// No pages and no handles of one kind, as in [`nothing`].
+const NO_PAGES: HugetlbStats = HugetlbStats { usage: 0, max_usage: 0, limit: Some(0), failures: 0 };
+const NO_RDMA: RdmaStats = RdmaStats { handles: 0, objects: 0, handle_limit: Some(0), object_limit: Some(0) };
+
 /// A sum has a limit only as long as each of its parts has one.
 fn nothing() -> Stats {
     let counter = || MemoryCounter { limit: Some(0), ..MemoryCounter::default() };
@@ -60,6 +65,12 @@ fn add(sum: &mut Stats, part: Stats) {
     add_limit(&mut sum.pids.limit, part.pids.limit);
     sum.blkio.bytes.extend(part.blkio.bytes);
     sum.blkio.operations.extend(part.blkio.operations);
+    for (size, part) in part.hugetlb {
+        add_pages(sum.hugetlb.entry(size).or_insert(NO_PAGES), &part);
+    }
+    for (device, part) in part.rdma {
+        add_rdma(sum.rdma.entry(device).or_insert(NO_RDMA), &part);
+    }
 }
 
 fn add_cpu(sum: &mut CpuStats, part: &CpuStats) {
@@ -69,6 +80,8 @@ fn add_cpu(sum: &mut CpuStats, part: &CpuStats) {
     sum.periods += part.periods;
     sum.throttled_periods += part.throttled_periods;
     sum.throttled_time += part.throttled_time;
+    sum.burst_periods += part.burst_periods;
+    sum.burst_time += part.burst_time;
     sum.per_cpu.resize(sum.per_cpu.len().max(part.per_cpu.len()), 0);
     for (sum, part) in sum.per_cpu.iter_mut().zip(&part.per_cpu) {
         *sum += part;
@@ -89,6 +102,23 @@ fn add_memory(sum: &mut MemoryStats, part: MemoryStats) {
         let known = sum.stat.entry(name).or_default();
         *known = known.saturating_add(value);
     }
+    for (name, count) in part.events {
+        *sum.events.entry(name).or_default() += count;
+    }
+}
+
+fn add_pages(sum: &mut HugetlbStats, part: &HugetlbStats) {
+    sum.usage += part.usage;
+    sum.max_usage += part.max_usage;
+    sum.failures += part.failures;
+    add_limit(&mut sum.limit, part.limit);
+}
+
+fn add_rdma(sum: &mut RdmaStats, part: &RdmaStats) {
+    sum.handles += part.handles;
+    sum.objects += part.objects;
+    add_limit(&mut sum.handle_limit, part.handle_limit);
+    add_limit(&mut sum.object_limit, part.object_limit);
 }
 
 fn add_counter(sum: &mut MemoryCounter, part: &MemoryCounter) {
@@ -125,5 +155,32 @@ mod tests {
         assert_eq!((sum.memory.limit, sum.pids.limit), (Some(1500), Some(1500)));
         add(&mut sum, container(None));
         assert_eq!((sum.memory.usage, sum.memory.limit, sum.pids.limit), (300, None, None));
+    }
+
+    #[test]
+    fn what_only_some_containers_have_adds_up_by_its_name() {
+        let pages = |limit| HugetlbStats { usage: 1, max_usage: 2, limit, failures: 3 };
+        let rdma = |object_limit| RdmaStats { handles: 4, objects: 5, handle_limit: Some(6), object_limit };
+        let one = |size: &str, device: &str, limit| Stats {
+            cpu: CpuStats { burst_periods: 7, burst_time: 8, ..CpuStats::default() },
+            memory: MemoryStats {
+                events: [("oom".to_owned(), 9), ("high".to_owned(), 10)].into(),
+                ..MemoryStats::default()
+            },
+            hugetlb: [(size.to_owned(), pages(limit))].into(),
+            rdma: [(device.to_owned(), rdma(limit))].into(),
+            ..Stats::default()
+        };
+        let mut sum = nothing();
+        for (size, device, limit) in [("2MB", "mlx4_0", Some(11)), ("2MB", "mlx4_0", Some(12)), ("1GB", "mlx4_1", None)]
+        {
+            add(&mut sum, one(size, device, limit));
+        }
+        assert_eq!((sum.cpu.burst_periods, sum.cpu.burst_time), (21, 24));
+        assert_eq!((sum.memory.events["oom"], sum.memory.events["high"]), (27, 30));
+        let twice = HugetlbStats { usage: 2, max_usage: 4, limit: Some(23), failures: 6 };
+        assert_eq!(sum.hugetlb, [("1GB".to_owned(), pages(None)), ("2MB".to_owned(), twice)].into());
+        let twice = RdmaStats { handles: 8, objects: 10, handle_limit: Some(12), object_limit: Some(23) };
+        assert_eq!(sum.rdma, [("mlx4_0".to_owned(), twice), ("mlx4_1".to_owned(), rdma(None))].into());
     }
 }

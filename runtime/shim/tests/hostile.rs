@@ -109,6 +109,40 @@ fn a_pod_that_was_stopped_takes_no_new_containers() {
 }
 
 #[test]
+fn a_pod_that_is_being_stopped_takes_no_new_containers() {
+    run(async {
+        let pod = Pod::start().await;
+        let gate = pod.dir.path().join("gate");
+        let change = |config: &mut serde_json::Value| config["hooks"]["poststart"] = gated(&gate);
+        let init = pod.create_with("slow", &["sleep", "1000"], Stdio::default(), change).await.unwrap();
+        let id = pod.container_id("slow");
+        let starting = tokio::spawn({
+            let (shim, id) = (pod.shim.clone(), id.clone());
+            async move { shim.start(&id, None).await }
+        });
+        pod.shim.state(&id, None).await.unwrap();
+        let words = gate.display().to_string();
+        support::eventually("its hook waits", || {
+            !support::processes(|line| line.join(" ").contains(&words)).is_empty()
+        });
+        // The end of this container is told with that of its start, and the stop waits for it.
+        let stopping = tokio::spawn({
+            let (shim, id) = (pod.shim.clone(), pod.id.clone());
+            async move { shim.stop_sandbox(&id, Duration::ZERO).await }
+        });
+        pod.shim.state(&id, None).await.unwrap();
+        support::eventually("the stop is under way", || !alive(init));
+        let made = pod.create("late", &["sleep", "1000"], Stdio::default()).await;
+        assert!(matches!(&made, Err(Error::FailedPrecondition(why)) if why.contains("being stopped")), "{made:?}");
+        assert!(!stopping.is_finished(), "too late to see anything");
+        fs::write(&gate, "").unwrap();
+        stopping.await.unwrap().unwrap();
+        let _ = starting.await.unwrap();
+        pod.end().await;
+    });
+}
+
+#[test]
 fn a_start_hook_that_hangs_holds_up_its_own_container_only_and_ends_with_it() {
     run(async {
         let pod = Pod::start().await;
@@ -354,25 +388,28 @@ fn a_helper_ends_with_its_shim() {
     });
 }
 
+/// Gives a container the capabilities with which it may look into the init of its pod, and more.
+fn tracing(config: &mut serde_json::Value) {
+    let all = ["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_DAC_OVERRIDE"];
+    let capabilities = ["bounding", "permitted", "effective"].map(|set| (set.to_owned(), all.into()));
+    config["process"]["capabilities"] = capabilities.into_iter().collect::<serde_json::Map<_, _>>().into();
+}
+
 #[test]
 fn a_container_that_may_trace_the_pods_init_finds_nothing_of_the_nodes_there() {
     run(async {
         let pod = Pod::with(&[Namespace::Ipc, Namespace::Pid]).await;
-        let change = |config: &mut serde_json::Value| {
-            let all = ["CAP_SYS_PTRACE", "CAP_SYS_ADMIN", "CAP_SYS_CHROOT", "CAP_DAC_OVERRIDE"];
-            let capabilities = ["bounding", "permitted", "effective"].map(|set| (set.to_owned(), all.into()));
-            config["process"]["capabilities"] = capabilities.into_iter().collect::<serde_json::Map<_, _>>().into();
-        };
         let look = [
             "cat /proc/1/comm",
             "ls -A /proc/1/root/ /proc/1/cwd/ /proc/1/root/.. /proc/1/cwd/../..",
+            "ls /proc/1/fd/ && echo no descriptors",
             "wc -l < /proc/1/mounts",
             "nsenter -t 1 -m /bin/true 2>/dev/null && echo entered",
             "grep -E '^(Cap(Prm|Eff)|NoNewPrivs)' /proc/1/status",
             "echo end",
         ];
         let (stdio, log) = pod.log("c");
-        pod.create_with("c", &["sh", "-c", &look.join("; ")], stdio, change).await.unwrap();
+        pod.create_with("c", &["sh", "-c", &look.join("; ")], stdio, tracing).await.unwrap();
         pod.shim.start(&pod.container_id("c"), None).await.unwrap();
         assert_eq!(pod.finish("c").await.status, 0);
         let log = fs::read_to_string(&log).unwrap();
@@ -380,9 +417,27 @@ fn a_container_that_may_trace_the_pods_init_finds_nothing_of_the_nodes_there() {
         let seen: Vec<&str> = lines.filter(|line| !line.ends_with(':')).collect();
         let none = "0000000000000000";
         let rights = [format!("CapPrm:\t{none}"), format!("CapEff:\t{none}"), "NoNewPrivs:\t1".to_owned()];
-        let expected = ["peapod-init", "1"].into_iter().chain(rights.iter().map(String::as_str)).chain(["end"]);
+        let expected =
+            ["peapod-init", "no descriptors", "1"].into_iter().chain(rights.iter().map(String::as_str)).chain(["end"]);
         assert_eq!(seen, expected.collect::<Vec<_>>());
         pod.end().await;
+    });
+}
+
+#[test]
+fn a_container_that_may_trace_the_pods_init_cannot_keep_its_shim_from_being_ended() {
+    run(async {
+        let pod = Pod::with(&[Namespace::Ipc, Namespace::Pid]).await;
+        // What would name another process in the shim's lock, if the init had it.
+        let script = "for file in /proc/1/fd/*; do echo 1 > $file; done 2>/dev/null; exec sleep 1000";
+        pod.create_with("c", &["sh", "-c", script], Stdio::default(), tracing).await.unwrap();
+        let id = pod.container_id("c");
+        let init = pod.shim.start(&id, None).await.unwrap();
+        support::eventually("it has tried", || {
+            fs::read(format!("/proc/{init}/cmdline")).is_ok_and(|line| line.starts_with(b"sleep"))
+        });
+        delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
+        pod.nothing_left();
     });
 }
 

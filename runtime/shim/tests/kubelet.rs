@@ -11,6 +11,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use support::cri::message::Message;
 use support::cri::{Node, Pod, own_processes, sandboxer, systemd};
 use support::pod::run;
@@ -153,6 +155,44 @@ fn who_is_killed_for_want_of_memory_is_told_to_be_however_soon_the_scope_is_gone
             let id = start(&node, &pod, &format!("greedy{round}"), &greedy, limited(limit)).await;
             assert_eq!(node.until_exited(&id).await, (137, "OOMKilled".into()), "round {round}");
             node.of("RemoveContainer", &id).await;
+        }
+        node.remove(&pod).await;
+        node.clean().await;
+    });
+}
+
+/// Between the two scopes of a slice that are gone nothing tells but what was heard of them before.
+#[test]
+fn who_is_killed_otherwise_is_not_told_to_be_for_a_neighbours_want_of_memory() {
+    if skipped() {
+        return;
+    }
+    run(async {
+        let node = Node::start().await;
+        let pod = node.pod("neighbours").await;
+        let shim = Pid::from_raw(shims_below(node.dir.path())[0] as i32);
+        let greedy = "echo 1000 > /proc/self/oom_score_adj; exec tail -n 1 /dev/zero";
+        for (name, greedy) in [("lives", format!("({greedy}); exec sleep 1000")), ("dies", greedy.to_owned())] {
+            let limit = limited(Message::new().number(4, 16 << 20));
+            let script = format!("until [ -e /go ]; do sleep 0.1; done; {greedy}");
+            let neighbour = start(&node, &pod, &format!("{name}-neighbour"), &["sh", "-c", &script], limit).await;
+            let victim = node.container(&pod, &format!("{name}-victim"), &["sleep", "1000"]).await;
+            let inits = [&neighbour, &victim].map(|id| init(&node, id));
+            // It shall learn of all at once.
+            kill(shim, Signal::SIGSTOP).unwrap();
+            fs::write(format!("/proc/{}/root/go", inits[0]), "").unwrap();
+            let gone = |id: &str| !cgroup(&node, id).exists();
+            support::eventually("the neighbour is out of memory", || match name {
+                "lives" => file(&cgroup(&node, &neighbour), "memory.events").contains("oom_kill 1"),
+                _ => gone(&neighbour),
+            });
+            kill(Pid::from_raw(inits[1] as i32), Signal::SIGKILL).unwrap();
+            support::eventually("systemd has removed the other's scope", || gone(&victim));
+            kill(shim, Signal::SIGCONT).unwrap();
+            assert_eq!(node.until_exited(&victim).await, (137, "Error".into()), "{name}");
+            if name == "dies" {
+                assert_eq!(node.until_exited(&neighbour).await, (137, "OOMKilled".into()));
+            }
         }
         node.remove(&pod).await;
         node.clean().await;
@@ -317,7 +357,7 @@ fn without_a_pause_container_a_pod_is_the_same_scopes_in_its_slice() {
         let id = start(&node, &pod, "c", &["sleep", "1000"], limit()).await;
         assert_eq!(file(&cgroup(&node, &id), "memory.max"), (16 << 20).to_string());
         let sleeper = init(&node, &id);
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(shim as i32), Signal::SIGKILL).unwrap();
         node.until_exited(&id).await;
         node.remove(&pod).await;
         assert!(!alive(sleeper));

@@ -122,6 +122,58 @@ fn a_reader_that_comes_after_the_end_gets_the_output_and_its_end() {
 }
 
 #[test]
+fn a_late_reader_gets_the_output_also_where_no_inotify_instance_is_left() {
+    support::without_inotify();
+    run(async {
+        let pod = Pod::start().await;
+        let stdio = Stdio { stdout: fifo(&pod, "out"), ..Stdio::default() };
+        let id = pod.container_id("c");
+        pod.start_container("c", &["echo", "words"], stdio.clone()).await;
+        assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 0);
+        let reading = std::thread::spawn(move || fs::read_to_string(stdio.stdout).unwrap());
+        eventually("the reader has all and the end", || reading.is_finished());
+        assert_eq!(reading.join().unwrap(), "words\n");
+        pod.finish("c").await;
+        pod.end().await;
+    });
+}
+
+#[test]
+fn the_readers_of_all_outputs_are_waited_for_at_the_same_time() {
+    run(async {
+        let pod = Pod::start().await;
+        let stdio = Stdio { stdout: fifo(&pod, "out"), stderr: fifo(&pod, "err"), ..Stdio::default() };
+        let begin = Instant::now();
+        pod.create("c", &["sleep", "1000"], stdio).await.unwrap();
+        let took = begin.elapsed();
+        assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&took), "a second for both, not {took:?}");
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_reader_that_came_late_and_has_left_is_not_waited_for_again() {
+    run(async {
+        let pod = Pod::start().await;
+        let stdio = Stdio { stdout: fifo(&pod, "out"), ..Stdio::default() };
+        let (id, path) = (pod.container_id("c"), stdio.stdout.clone());
+        // Started when the reader has been given up for the time being.
+        pod.start_container("c", &["sh", "-c", "echo words; exec sleep 1000"], stdio).await;
+        let mut reader = pipe::OpenOptions::new().open_receiver(&path).unwrap();
+        let mut said = [0; 6];
+        reader.read_exact(&mut said).await.unwrap();
+        assert_eq!(&said, b"words\n");
+        drop(reader);
+        pod.shim.kill(&id, None, libc::SIGKILL as u32, false).await.unwrap();
+        pod.shim.wait(&id, None).await.unwrap();
+        let begin = Instant::now();
+        pod.shim.delete(&id, None).await.unwrap();
+        assert!(begin.elapsed() < Duration::from_secs(2), "the delete took {:?}", begin.elapsed());
+        pod.end().await;
+    });
+}
+
+#[test]
 fn a_process_whose_reader_is_waited_for_can_be_called_off() {
     run(async {
         let pod = Pod::start().await;
@@ -139,7 +191,7 @@ fn a_process_whose_reader_is_waited_for_can_be_called_off() {
         let begin = Instant::now();
         let refused = starting.await.unwrap().unwrap_err();
         assert!(refused.to_string().contains("killed before it was up"), "{refused}");
-        // Two readers are waited for, a second each.
+        // Its readers are waited for, for a second.
         assert!(begin.elapsed() < Duration::from_secs(1), "called off after {:?} only", begin.elapsed());
         pod.shim.delete(&id, Some("e")).await.unwrap();
         assert_eq!(open_files(pod.shim_pid), files);

@@ -13,6 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use pea_shim::client::{Error, Stdio, TaskStatus};
 use serde_json::json;
 use support::pod::{Pod, exec_to_end, process, program, run, shell};
+use support::wire::Heard;
 use support::{alive, cgroups_named, controls, eventually, status_field};
 
 /// What a file of the container's cgroup says, by its name in v1 and in v2.
@@ -100,6 +101,29 @@ fn a_container_whose_memory_cannot_be_watched_runs_all_the_same() {
         mount(none, &event_control, none, read_only, none).unwrap();
         pod.start_container("c", &["sh", "-c", "exit 6"], Stdio::default()).await;
         assert_eq!(pod.finish("c").await.status, 6);
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_kill_for_want_of_memory_is_told_at_once_also_where_no_inotify_instance_is_left() {
+    if !controls("memory") {
+        return testkit::skip("there is no memory controller");
+    }
+    support::without_inotify();
+    run(async {
+        let pod = Pod::telling().await;
+        let (heard, _server) = Heard::listen(&pod.dir.path().join("events")).await;
+        let limit = |config: &mut serde_json::Value| {
+            config["linux"]["resources"] = json!({"memory": {"limit": 16 << 20, "swap": 16 << 20}});
+        };
+        // The shell lives on, so what tells of it is not its end.
+        let greedy = "(echo 1000 > /proc/self/oom_score_adj; exec tail -n 1 /dev/zero); exec sleep 1000";
+        pod.create_with("c", &["sh", "-c", greedy], Stdio::default(), limit).await.unwrap();
+        pod.shim.start(&pod.container_id("c"), None).await.unwrap();
+        heard.until(3).await;
+        assert_eq!(heard.topics()[2], "/tasks/oom");
+        assert_eq!(pod.shim.state(&pod.container_id("c"), None).await.unwrap().status, TaskStatus::Running);
         pod.end().await;
     });
 }

@@ -31,7 +31,7 @@ pub(crate) use freeze::{freeze, freezer, is_frozen, thaw};
 pub(crate) use hierarchy::{Hierarchy, Kind, Layout, all as hierarchies};
 pub(crate) use kill::signal_tree;
 pub(crate) use members::pids;
-pub use oom::{OomEvents, OomWatch};
+pub use oom::{OomEvents, OomWatch, oom_kills};
 pub(crate) use plan::{Plan, zero_is_a_limit};
 pub(crate) use remove::remove_if_empty;
 pub use remove::remove_tree;

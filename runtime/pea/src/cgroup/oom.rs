@@ -1,8 +1,9 @@
 //! Hearing of processes that were killed because their cgroup ran out of memory.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use super::hierarchy::Layout;
@@ -11,11 +12,19 @@ use crate::error::{Error, ErrorKind};
 use crate::stats::CgroupVersion;
 use crate::sys::notify;
 
-/// A descriptor that becomes readable when a process of a container is killed for want of memory, for an event loop;
+/// The file of v2 with the counts, those of the cgroups below included.
+const EVENTS: &str = "memory.events";
+/// Its line that counts killed processes.
+const KILLS: &str = "oom_kill";
+
+/// A descriptor that tells when a process of a container is killed for want of memory, for an event loop;
 /// [`read`](Self::read) then tells more.
+///
+/// Of v2 it is the file of counts itself: what cgroup-v2.rst calls a file modified event wakes whoever polls the file, too
+/// (kernfs_generic_poll()). inotify would tell as much, but a user has 128 instances of it by default.
 #[derive(Debug)]
 pub struct OomWatch {
-    /// v1: an eventfd; v2: inotify.
+    /// v1: an eventfd; v2: `memory.events`.
     file: File,
     source: Source,
 }
@@ -25,12 +34,8 @@ pub struct OomWatch {
 pub struct OomEvents {
     /// How often it has happened since it was last asked.
     pub count: u64,
-    /// Whether the cgroup is gone (with v2: or has no process any more). Nothing more will come.
+    /// Whether the cgroup is gone, and with it (v2) what had not been asked for. Nothing more will come.
     pub ended: bool,
-    /// Where the cgroup is gone, how often it has happened in the one above since this one could last be read. systemd
-    /// removes a scope as soon as its last process has ended, and the count with it; then this is all there is to tell
-    /// whether that process was killed so. Others below the one above count too.
-    pub above: u64,
 }
 
 #[derive(Debug)]
@@ -44,8 +49,6 @@ enum Source {
         dir: PathBuf,
         /// The kernel's counter when it was last read.
         seen: u64,
-        /// That of the cgroup above, which counts what happens below it, at the same time.
-        seen_above: Option<u64>,
     },
 }
 
@@ -70,21 +73,31 @@ impl OomWatch {
         Ok(Self { file, source: Source::V1 { dir, _control: control } })
     }
 
-    /// cgroup-v2.rst: a changed `memory.events` or `cgroup.events` is a modified file.
     fn v2(dir: PathBuf) -> Result<Self, Error> {
-        let failed = |error| Error::io(format!("watch the events of {}", dir.display()), error);
-        let inotify = notify::inotify().map_err(failed)?;
-        for name in ["memory.events", "cgroup.events"] {
-            notify::watch_modified(inotify.as_fd(), &dir.join(name)).map_err(failed)?;
+        let failed = |error| Error::io(format!("watch {EVENTS} of {}", dir.display()), error);
+        let file = File::open(dir.join(EVENTS)).map_err(failed)?;
+        // News are what comes after a reading by this very descriptor.
+        let seen = kills(&file).map_err(failed)?.unwrap_or(0);
+        Ok(Self { file, source: Source::V2 { dir, seen } })
+    }
+
+    /// Whether the descriptor tells by being in an exceptional condition (`POLLPRI`), and not by having something to read.
+    pub fn tells_by_priority(&self) -> bool {
+        matches!(self.source, Source::V2 { .. })
+    }
+
+    /// The cgroup that this one lies in, where that one counts what happens in this one, too (v2), and goes on doing so when
+    /// this one is gone.
+    pub fn above(&self) -> Option<&Path> {
+        match &self.source {
+            Source::V1 { .. } => None,
+            Source::V2 { dir, .. } => dir.parent(),
         }
-        let seen_above = kills_above(&dir);
-        let seen = kills(&dir).map_err(failed)?.unwrap_or(0);
-        Ok(Self { file: inotify.into(), source: Source::V2 { dir, seen, seen_above } })
     }
 
     /// What has happened since it was last asked. Never waits.
     pub fn read(&mut self) -> Result<OomEvents, Error> {
-        let failed = |error| Error::io("read notifications of a cgroup", error);
+        let failed = |error| Error::io("read how many processes were killed for want of memory", error);
         match &mut self.source {
             Source::V1 { dir, .. } => {
                 let mut bytes = [0; 8];
@@ -95,21 +108,15 @@ impl OomWatch {
                 };
                 let ended = !dir.exists();
                 // The end is a notification too.
-                Ok(OomEvents { count: count.saturating_sub(ended.into()), ended, above: 0 })
+                Ok(OomEvents { count: count.saturating_sub(ended.into()), ended })
             }
-            Source::V2 { dir, seen, seen_above } => {
-                let mut buffer = [0; 4096];
-                while self.file.read(&mut buffer).is_ok_and(|length| length > 0) {}
-                let populated = value(&dir.join("cgroup.events"), "populated").map_err(failed)?;
-                // First: what happens between is told twice, and not never.
-                let now_above = kills_above(dir);
-                let Some(now) = kills(dir).map_err(failed)? else {
-                    let above = now_above.zip(*seen_above).map_or(0, |(now, seen)| now.saturating_sub(seen));
-                    return Ok(OomEvents { count: 0, ended: true, above });
+            Source::V2 { seen, .. } => {
+                let Some(now) = kills(&self.file).map_err(failed)? else {
+                    return Ok(OomEvents { count: 0, ended: true });
                 };
                 let count = now.saturating_sub(*seen);
-                (*seen, *seen_above) = (now, now_above);
-                Ok(OomEvents { count, ended: populated.unwrap_or(0) == 0, above: 0 })
+                *seen = now;
+                Ok(OomEvents { count, ended: false })
             }
         }
     }
@@ -121,66 +128,48 @@ impl AsFd for OomWatch {
     }
 }
 
-fn kills(dir: &Path) -> io::Result<Option<u64>> {
-    value(&dir.join("memory.events"), "oom_kill")
+/// How many processes have been killed for want of memory in a cgroup of v2 and below it, as of now. None where that is not
+/// counted, as in the root, and when the cgroup is gone.
+pub fn oom_kills(dir: &Path) -> Option<u64> {
+    kills(&File::open(dir.join(EVENTS)).ok()?).ok().flatten()
 }
 
-/// The root has no counter.
-fn kills_above(dir: &Path) -> Option<u64> {
-    kills(dir.parent()?).ok().flatten()
-}
-
-/// A value of a file of "key value" lines; none when the cgroup is gone.
-fn value(file: &Path, key: &str) -> io::Result<Option<u64>> {
-    match fs::read_to_string(file) {
-        Ok(text) => Ok(text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())),
+/// None when the cgroup is gone.
+fn kills(events: &File) -> io::Result<Option<u64>> {
+    let mut text = [0; 4096];
+    match events.read_at(&mut text, 0) {
+        Ok(length) => Ok(Some(value(&text[..length]).unwrap_or(0))),
         Err(error) if super::gone(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
+/// The count of kills among lines of "key value".
+fn value(text: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(text).ok()?;
+    text.lines().find_map(|line| line.strip_prefix(KILLS)?.strip_prefix(' ')?.trim().parse().ok())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
-    fn write_events(dir: &Path, kills: u32, populated: u32) {
-        fs::write(dir.join("memory.events"), format!("low 0\noom 9\noom_kill {kills}\n")).expect("a file");
-        fs::write(dir.join("cgroup.events"), format!("populated {populated}\nfrozen 0\n")).expect("a file");
+    fn write_events(dir: &Path, kills: u32) {
+        fs::write(dir.join(EVENTS), format!("low 0\noom 9\noom_kill {kills}\noom_group_kill 3\n")).expect("a file");
     }
 
     #[test]
     fn kills_are_counted_from_when_it_was_last_asked() {
         let dir = testkit::scratch();
-        let events = |kills, populated| write_events(dir.path(), kills, populated);
-        events(2, 1);
+        write_events(dir.path(), 2);
+        assert_eq!(oom_kills(dir.path()), Some(2));
         let mut watch = OomWatch::v2(dir.path().to_owned()).expect("a watch");
         assert_eq!(watch.read(), Ok(OomEvents::default()));
-        events(3, 1);
-        let news = nix::poll::PollFd::new(watch.as_fd(), nix::poll::PollFlags::POLLIN);
-        assert_eq!(nix::poll::poll(&mut [news], 1000_u16), Ok(1));
-        assert_eq!(watch.read(), Ok(OomEvents { count: 1, ..OomEvents::default() }));
-        events(4, 0);
-        assert_eq!(watch.read(), Ok(OomEvents { count: 1, ended: true, above: 0 }));
-        let path = dir.path().to_owned();
-        drop(dir);
-        assert!(!path.exists());
-        assert_eq!(watch.read(), Ok(OomEvents { count: 0, ended: true, above: 0 }));
-    }
-
-    #[test]
-    fn the_cgroup_above_tells_what_the_removed_one_no_longer_can() {
-        let above = testkit::scratch();
-        let dir = above.path().join("scope");
-        fs::create_dir(&dir).expect("a directory");
-        write_events(above.path(), 5, 1);
-        write_events(&dir, 2, 1);
-        let mut watch = OomWatch::v2(dir.clone()).expect("a watch");
-        write_events(above.path(), 6, 1);
-        assert_eq!(watch.read(), Ok(OomEvents::default()), "another's, and the cgroup is there");
-        fs::remove_dir_all(&dir).expect("removed");
-        assert_eq!(watch.read(), Ok(OomEvents { count: 0, ended: true, above: 0 }), "told before");
-        write_events(above.path(), 7, 0);
-        let last = OomEvents { count: 0, ended: true, above: 1 };
-        assert_eq!([watch.read(), watch.read()], [Ok(last), Ok(last)]);
+        write_events(dir.path(), 13);
+        assert_eq!(watch.read(), Ok(OomEvents { count: 11, ended: false }));
+        assert_eq!(watch.read(), Ok(OomEvents::default()));
+        assert_eq!(oom_kills(&dir.path().join("absent")), None);
     }
 }

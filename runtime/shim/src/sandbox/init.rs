@@ -4,7 +4,6 @@
 //! A pod with a user namespace has one too, for whatever PID namespace: see [`users`](super::users). The others' is root on
 //! the node, and gives that up: see [`seclusion`](super::seclusion).
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -22,15 +21,12 @@ use crate::sys::{self, Fork};
 pub(super) const SETUP: Duration = Duration::from_secs(5);
 
 /// Forks the init into a PID namespace of its own. It is the shim's child, and dies with it.
-///
-/// The init keeps the shim's lock: as long as anything of the pod's own lives, the lock is taken,
-/// and whoever clears up after a killed shim waits for the end of its init as well.
-pub(super) fn spawn(lock: &File) -> io::Result<i32> {
+pub(super) fn spawn() -> io::Result<i32> {
     let (ours, theirs) = UnixStream::pair()?;
     match sys::fork(libc::CLONE_NEWPID)? {
         Fork::Child => {
             drop(ours);
-            be(theirs, lock, seclude)
+            be(theirs, seclude)
         }
         Fork::Parent(pid) => {
             drop(theirs);
@@ -62,8 +58,8 @@ fn hear(mut init: UnixStream) -> io::Result<()> {
 
 /// Is the init, in a process that was forked for that. `shim` leads to where [`await_up`] is called; `settle` is what is
 /// done when nothing of the node's is needed any more.
-pub(super) fn be(mut shim: UnixStream, lock: &File, settle: fn() -> io::Result<()>) -> ! {
-    let up = set_up(&mut shim, lock, settle);
+pub(super) fn be(mut shim: UnixStream, settle: fn() -> io::Result<()>) -> ! {
+    let up = set_up(&mut shim, settle);
     let errno = up.err().map_or(0, |error| error.raw_os_error().unwrap_or(libc::EIO));
     let told = shim.write_all(&errno.to_le_bytes());
     drop(shim);
@@ -71,18 +67,16 @@ pub(super) fn be(mut shim: UnixStream, lock: &File, settle: fn() -> io::Result<(
     sys::exit_now(i32::from(errno != 0 || served.is_err()))
 }
 
-/// It never returns to what the shim was doing: its memory is a copy of the shim's, and none of the shim's descriptors but
-/// the lock is left to it.
-fn set_up(shim: &mut UnixStream, lock: &File, settle: fn() -> io::Result<()>) -> io::Result<()> {
+/// It never returns to what the shim was doing: its memory is a copy of the shim's, and no descriptor is left to it once the
+/// shim has heard of it. A container that may trace it could open each of them anew (`/proc/1/fd`), also for writing: the
+/// shim's lock, with the pid in it that `delete` goes by, or the node's `/dev/null`, whose mode is then its to change. So it
+/// does not hold the lock, either: `delete` may be done a moment before the kernel has ended it.
+fn set_up(shim: &mut UnixStream, settle: fn() -> io::Result<()>) -> io::Result<()> {
     // Blocked for good and taken by sigwait: a signal that is blocked is never ignored, although an
     // init has no default reactions.
     SigSet::all().thread_block()?;
-    sys::close_all_but(&[shim.as_raw_fd(), lock.as_raw_fd()])?;
-    let null = File::options().read(true).write(true).open("/dev/null")?;
-    for standard in 0..=2 {
-        sys::replace_standard(standard, &null)?;
-    }
-    drop(null);
+    sys::close_all_but(&[shim.as_raw_fd()])?;
+    sys::close_standard()?;
     settle()?;
     // After that: a change of users takes it away (PR_SET_PDEATHSIG(2const)).
     set_pdeathsig(Signal::SIGKILL)?;

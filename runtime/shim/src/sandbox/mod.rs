@@ -13,6 +13,7 @@ mod seclusion;
 mod users;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use containerd_shim_protos::sandbox_api::CreateSandboxRequest;
@@ -39,6 +40,8 @@ pub struct Sandbox {
     /// When it was created.
     pub created_at: jiff::Timestamp,
     init: Option<Child>,
+    /// From the first request to stop it on: what is taken in after that would not be among those that are ended.
+    stopping: AtomicBool,
     exit: watch::Sender<Option<Exit>>,
 }
 
@@ -61,6 +64,16 @@ impl Sandbox {
         let mut exit = self.exit.subscribe();
         let seen = exit.wait_for(Option::is_some).await.ok().and_then(|exit| *exit);
         seen.unwrap_or_else(|| Exit::now(0))
+    }
+
+    /// Refuses once it has ended, or is being ended.
+    pub fn expect_going_on(&self) -> Result<(), Error> {
+        let over = match (self.exit(), self.stopping.load(Ordering::Relaxed)) {
+            (None, false) => return Ok(()),
+            (None, true) => "is being stopped",
+            (Some(_), _) => "has ended",
+        };
+        Err(Error::precondition(format!("sandbox {} {over}", self.id)))
     }
 
     fn end(&self, exit: Exit) {
@@ -109,6 +122,7 @@ pub fn create(pod: &Pod, request: &CreateSandboxRequest) -> Result<(), Error> {
         options,
         created_at: jiff::Timestamp::now(),
         init,
+        stopping: AtomicBool::new(false),
         exit: watch::Sender::new(None),
     });
     pod.set_sandbox(Some(sandbox.clone()));
@@ -123,14 +137,14 @@ fn hold(pod: &Pod, plan: namespaces::Plan, options: &SandboxOptions) -> Result<O
     let own_pids = options.has(Namespace::Pid);
     let _forking = pod.reaper.forking();
     let pid = match &options.users {
-        Some(users) => users::spawn(plan, users, own_pids, pod.lock())?,
+        Some(users) => users::spawn(plan, users, own_pids)?,
         None => {
             pod.keep_node(namespaces::of_the_node()?);
             plan.enter()?.set()?;
             if !own_pids {
                 return Ok(None);
             }
-            let spawned = init::spawn(pod.lock());
+            let spawned = init::spawn();
             spawned.map_err(|source| Error::io("start the pod's init in a new PID namespace", source))?
         }
     };
@@ -143,9 +157,10 @@ async fn watch_init(sandbox: Arc<Sandbox>) {
     sandbox.end(exit);
 }
 
-/// Kills all that runs in the pod, and ends its init. May be asked for again.
+/// Kills all that runs in the pod, and ends its init. May be asked for again. From its beginning on no container is taken in.
 pub async fn stop(pod: &Pod, sandbox: &Sandbox, timeout: Option<Duration>) -> Result<(), Error> {
     let deadline = timeout.unwrap_or(END);
+    sandbox.stopping.store(true, Ordering::Relaxed);
     let containers = pod.containers();
     for container in &containers {
         kill(container);

@@ -9,10 +9,10 @@
 //!      └─ init      forked by the builder as the shim's child, in the pod's PID namespace when that is shared
 //! ```
 //!
-//! The init's memory and descriptors (the shim's lock) are none of the pod's business, although it runs as the pod's
-//! root: it is not dumpable, so whoever wants to trace it needs rights on the node (ptrace(2), "access mode checking").
+//! The init's memory is none of the pod's business, although it runs as the pod's root: it is not dumpable, so whoever
+//! wants to trace it needs rights on the node (ptrace(2), "access mode checking").
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -41,7 +41,6 @@ struct Building<'a> {
     users: &'a Users,
     /// The flags of the init's birth.
     flags: i32,
-    lock: &'a File,
 }
 
 /// Makes the pod's namespaces and the init that holds them. Returns its pid; it is the shim's child.
@@ -49,12 +48,12 @@ struct Building<'a> {
 /// # Errors
 /// Among others when the network namespace belongs to a user namespace that maps ids in another way: nobody in the pod
 /// could set its network up.
-pub(super) fn spawn(plan: Plan, users: &Users, own_pids: bool, lock: &File) -> Result<i32, Error> {
+pub(super) fn spawn(plan: Plan, users: &Users, own_pids: bool) -> Result<i32, Error> {
     let failed = |source: io::Error| Error::io("make the pod's user namespace", source);
     let flags = libc::CLONE_PARENT | if own_pids { libc::CLONE_NEWPID } else { 0 };
     let join = plan.owner_of_network()?;
     join.as_ref().map_or(Ok(()), expect_another)?;
-    let building = Building { join, plan, users, flags, lock };
+    let building = Building { join, plan, users, flags };
     let birth = if building.join.is_some() { 0 } else { libc::CLONE_NEWUSER };
     let (line, inits_end) = UnixStream::pair().map_err(failed)?;
     let (mut news, builders_end) = UnixStream::pair().map_err(failed)?;
@@ -116,12 +115,11 @@ fn hear(news: &mut UnixStream) -> io::Result<Result<i32, Error>> {
 }
 
 fn be_the_builder(building: Building<'_>, mut shim: UnixStream, line: UnixStream) -> ! {
-    let lock = building.lock;
     let flags = building.flags;
     let forked = build(building, &mut shim)
         .and_then(|()| sys::fork(flags).map_err(|source| Error::io("start the init of a pod with users", source)));
     let answer = match forked {
-        Ok(Fork::Child) => init::be(line, lock, || Ok(())),
+        Ok(Fork::Child) => init::be(line, || Ok(())),
         Ok(Fork::Parent(pid)) => pid.to_le_bytes().to_vec(),
         Err(error) => [vec![0; 4], Error::report(&Err(error))].concat(),
     };

@@ -34,6 +34,7 @@ use console::Console;
 pub use console::ConsoleSocket;
 use logger::Logger;
 pub use logger::Whose;
+pub use reader::Readers;
 use sink::Sink;
 use source::{Input, Source};
 
@@ -41,6 +42,10 @@ use source::{Input, Source};
 /// all), and how long when it does move: less than the ten seconds that CRI has for the end of a container.
 const STALLED: Duration = Duration::from_secs(2);
 const SLOW: Duration = Duration::from_secs(7);
+
+/// How long a client may be late with opening its FIFOs to read. The process is not begun meanwhile: if it were quick, its
+/// client could be done with it, and have given the output up, before it was there.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The names of the outputs in a CRI log.
 const STREAMS: [&str; 2] = ["stdout", "stderr"];
@@ -98,10 +103,21 @@ pub struct Streams {
 pub type Owner = (u32, u32);
 
 impl Prepared {
-    /// Opens everything. A logger is waited for, and a little while the reader of a FIFO.
+    /// Opens everything. A logger is waited for, and a little while the readers of FIFOs.
     ///
     /// `owner` owns the pipes, so that a user other than root may reopen them as `/dev/stdout`.
-    pub async fn open(stdio: &Stdio, whose: Whose<'_>, owner: Owner) -> Result<Self, Error> {
+    pub async fn open(stdio: &Stdio, whose: Whose<'_>, owner: Owner, readers: &Readers) -> Result<Self, Error> {
+        let mut prepared = Self::opened(stdio, whose, owner, readers).await?;
+        // One deadline for all: they are the same client's.
+        let deadline = Instant::now() + PATIENCE;
+        let sinks = prepared.outputs.iter_mut().map(|(_, sink)| sink).chain(&mut prepared.terminal_output);
+        for sink in sinks {
+            sink.meet(deadline).await?;
+        }
+        Ok(prepared)
+    }
+
+    async fn opened(stdio: &Stdio, whose: Whose<'_>, owner: Owner, readers: &Readers) -> Result<Self, Error> {
         let mut prepared = Self {
             ends: ProcessEnds::default(),
             outputs: Vec::new(),
@@ -120,7 +136,7 @@ impl Prepared {
             prepared.input = input.map(|input| (input, None));
             prepared.terminal_output = Some(match Address::parse(&stdio.stdout)? {
                 Address::Binary(binary) => Sink::pipe(prepared.logger_pipe(&binary, 0, &whose, owner).await?)?,
-                address => Sink::open(&address, STREAMS[0]).await?,
+                address => Sink::open(&address, STREAMS[0], readers)?,
             });
             return Ok(prepared);
         }
@@ -134,8 +150,8 @@ impl Prepared {
                 theirs
             }
         });
-        prepared.ends.stdout = Some(prepared.output(&stdio.stdout, 0, &whose, owner).await?);
-        prepared.ends.stderr = Some(prepared.output(&stdio.stderr, 1, &whose, owner).await?);
+        prepared.ends.stdout = Some(prepared.output(&stdio.stdout, 0, &whose, owner, readers).await?);
+        prepared.ends.stderr = Some(prepared.output(&stdio.stderr, 1, &whose, owner, readers).await?);
         Ok(prepared)
     }
 
@@ -146,13 +162,14 @@ impl Prepared {
         stream: usize,
         whose: &Whose<'_>,
         owner: Owner,
+        readers: &Readers,
     ) -> Result<OwnedFd, Error> {
         let address = match Address::parse(address)? {
             Address::Null => return null(),
             Address::Binary(binary) => return self.logger_pipe(&binary, stream, whose, owner).await,
             address => address,
         };
-        let sink = Sink::open(&address, STREAMS[stream]).await?;
+        let sink = Sink::open(&address, STREAMS[stream], readers)?;
         let (ours, theirs) = pipe(owner)?;
         self.outputs.push((Source::pipe(ours)?, sink));
         Ok(theirs)

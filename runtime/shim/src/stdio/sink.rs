@@ -4,21 +4,18 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::Path;
 
 use nix::fcntl::OFlag;
 use tokio::io::AsyncWriteExt;
 use tokio::net::unix::pipe;
+use tokio::time::Instant;
 
 use super::address::Address;
 use super::cri::CriLog;
-use super::{open_nonblocking, reader};
+use super::open_nonblocking;
+use super::reader::{Late, Readers};
 use crate::error::Error;
-
-/// How long a client may be late with opening a FIFO to read. The process is not begun meanwhile: if it were quick, its
-/// client could be done with it, and have given the output up, before it was there.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// An open end of output.
 pub(super) enum Sink {
@@ -30,8 +27,8 @@ pub(super) enum Sink {
         /// Our own reader. With it the FIFO can be opened before the client has, a client that goes
         /// away and comes back (a restarting containerd) costs no `EPIPE`, and what is in the FIFO meanwhile is kept.
         hold: Option<OwnedFd>,
-        /// The FIFO's path, where the client was not there when it was opened.
-        awaited: Option<PathBuf>,
+        /// The client, as long as it has not been seen.
+        late: Option<Late>,
     },
     File(File),
     CriLog(CriLog),
@@ -39,10 +36,10 @@ pub(super) enum Sink {
 
 impl Sink {
     /// Opens an address; `stream` is the name it has in a CRI log.
-    pub(super) async fn open(address: &Address, stream: &'static str) -> Result<Self, Error> {
+    pub(super) fn open(address: &Address, stream: &'static str, readers: &Readers) -> Result<Self, Error> {
         match address {
             Address::Null => Ok(Self::Null),
-            Address::Path(path) if is_fifo(path)? => Self::fifo(path).await,
+            Address::Path(path) if is_fifo(path)? => Self::fifo(path, readers),
             Address::Path(path) | Address::File(path) => Ok(Self::File(append(path)?)),
             Address::CriLog(path) => Ok(Self::CriLog(CriLog::new(append(path)?, stream))),
             // Of the process, the logger's pipe is standard output itself; for a terminal see `Self::pipe`.
@@ -56,23 +53,37 @@ impl Sink {
         writer.map(Self::Pipe).map_err(|source| Error::io("watch a logger's pipe", source))
     }
 
-    async fn fifo(path: &Path) -> Result<Self, Error> {
+    fn fifo(path: &Path, readers: &Readers) -> Result<Self, Error> {
         let failed = |source| Error::io(format!("open output FIFO {}", path.display()), source);
         let open = |write| open_nonblocking(path, write).map_err(failed);
-        let (writer, is_met) = match open_nonblocking(path, true) {
+        let (writer, late) = match open_nonblocking(path, true) {
             // Nobody reads yet (fifo(7)). With a reader it can be opened, and is without one again.
             Err(error) if error.raw_os_error() == Some(libc::ENXIO) => {
                 let passing = open(false)?;
                 let writer = open(true)?;
                 drop(passing);
-                let come = tokio::time::timeout(PATIENCE, reader::come(&writer, path)).await;
-                (writer, come.is_ok())
+                (writer, readers.expect(path))
             }
-            opened => (opened.map_err(failed)?, true),
+            opened => (opened.map_err(failed)?, None),
         };
-        let hold = Some(open(false)?.into());
+        // Where somebody is expected, not before he has come: as long as there is a reader, no other is seen to come.
+        let hold = if late.is_some() { None } else { Some(open(false)?.into()) };
         let writer = pipe::Sender::from_owned_fd(writer.into()).map_err(failed)?;
-        Ok(Self::Fifo { writer, hold, awaited: (!is_met).then(|| path.to_owned()) })
+        Ok(Self::Fifo { writer, hold, late })
+    }
+
+    /// Waits for a client that has not come yet, until the deadline. Before anything is written.
+    pub(super) async fn meet(&mut self, deadline: Instant) -> Result<(), Error> {
+        let Self::Fifo { writer, hold, late } = self else { return Ok(()) };
+        let Some(reader) = late else { return Ok(()) };
+        let failed = |source| Error::io(format!("open output FIFO {}", reader.fifo.display()), source);
+        let met = tokio::time::timeout_at(deadline, reader.come(writer)).await;
+        *hold = Some(open_nonblocking(&reader.fifo, false).map_err(failed)?.into());
+        if let Ok(come) = met {
+            come.map_err(failed)?;
+            *late = None;
+        }
+        Ok(())
     }
 
     /// Hands bytes on; waits while the reader of a FIFO is behind.
@@ -89,9 +100,10 @@ impl Sink {
     pub(super) async fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::CriLog(log) => log.finish(),
-            Self::Fifo { writer, hold, awaited: Some(path) } => {
+            Self::Fifo { writer, hold, late: Some(reader), .. } if !reader.has_left() => {
                 *hold = None;
-                reader::come(writer, path).await
+                reader.begin_anew();
+                reader.come(writer).await
             }
             _ => Ok(()),
         }

@@ -79,6 +79,11 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
     close_range(first, u32::MAX)
 }
 
+/// Closes the standard descriptors, of a process that has no more use for any. What is opened next gets their numbers.
+pub fn close_standard() -> io::Result<()> {
+    close_range(0, 2)
+}
+
 fn close_range(first: u32, last: u32) -> io::Result<()> {
     // SAFETY: closing descriptors touches no memory. The callers are freshly forked processes which
     // leave without dropping the owners of these descriptors.

@@ -11,7 +11,7 @@ use super::process::Process;
 use crate::error::Error;
 use crate::pod::Pod;
 use crate::reap::{Child, Reaper};
-use crate::stdio::{ConsoleSocket, Owner, Prepared, ProcessEnds, Whose};
+use crate::stdio::{ConsoleSocket, Owner, Prepared, ProcessEnds, Readers, Whose};
 use crate::sys;
 
 /// The bundle and the owner of the pipes.
@@ -26,13 +26,22 @@ pub struct Surroundings<'a> {
     pub node: &'a [File],
     /// Knows the children.
     pub reaper: &'a Reaper,
+    /// Tells of readers that are late.
+    pub readers: &'a Readers,
 }
 
 impl<'a> Surroundings<'a> {
     /// Those of a container of the pod.
     pub fn of(pod: &'a Pod, container: &'a Container) -> Self {
         let (bundle, io_owner) = (container.record.bundle.as_path(), container.options.io_owner);
-        Self { bundle, io_owner, namespace: pod.namespace(), node: pod.node(), reaper: &pod.reaper }
+        Self {
+            bundle,
+            io_owner,
+            namespace: pod.namespace(),
+            node: pod.node(),
+            reaper: &pod.reaper,
+            readers: &pod.readers,
+        }
     }
 }
 
@@ -47,9 +56,9 @@ pub async fn build(
     fork: impl FnOnce(ProcessEnds, Option<PathBuf>) -> Result<pea::Pending, pea::Error>,
 ) -> Result<Arc<Child>, Error> {
     let id = if process.exec_id.is_empty() { &process.container } else { &process.exec_id };
-    let Surroundings { namespace, node, reaper, .. } = surroundings;
+    let Surroundings { namespace, node, reaper, readers, .. } = surroundings;
     let whose = Whose { id, namespace, node, reaper };
-    let opening = Prepared::open(&process.stdio, whose, surroundings.io_owner);
+    let opening = Prepared::open(&process.stdio, whose, surroundings.io_owner, readers);
     let mut prepared = unless_cancelled(process, opening).await?;
     let console = process.stdio.terminal.then(|| ConsoleSocket::listen(surroundings.bundle)).transpose()?;
     let ends = std::mem::take(&mut prepared.ends);

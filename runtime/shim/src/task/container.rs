@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use oci_spec::runtime::Process as ProcessSpec;
 
-use super::oom::Oom;
+use super::oom::{Oom, Ooms};
 use super::process::{Phase, Process};
 use crate::error::Error;
-use crate::events::Publisher;
 use crate::options::TaskOptions;
 use crate::reap::Exit;
 use crate::{mount, record};
@@ -92,8 +91,8 @@ impl Container {
     }
 
     /// Begins to watch for processes that are killed for want of memory, if memory is counted.
-    pub fn watch_oom(&self, events: &Publisher) -> Result<(), Error> {
-        if let Some(oom) = Oom::watch(&self.runtime, &self.id, events)? {
+    pub fn watch_oom(&self, ooms: &Ooms) -> Result<(), Error> {
+        if let Some(oom) = ooms.watch(&self.runtime, &self.id)? {
             // Done once, when the container has just been built.
             let _ = self.oom.set(oom);
         }

@@ -115,9 +115,9 @@ async fn apply(pod: &Pod, container: &Arc<Container>, request: &CreateTaskReques
         container.runtime.create(&container.id, bundle, create)
     })
     .await?;
-    // Before anything of the container's own runs. What happens until the event below is told after it: nothing waits. With v2
-    // it takes an inotify instance, of which a user has 128 by default (inotify(7)): for want of one no container is refused.
-    container.watch_oom(&pod.events).unwrap_or_else(log::error);
+    // Before anything of the container's own runs. What happens until the event below is told after it: nothing waits. For
+    // want of what it takes (a descriptor) no container is refused.
+    container.watch_oom(&pod.ooms).unwrap_or_else(log::error);
     container.init.enter(Phase::Created)?;
     pod.events.publish(&Event::Create(created(container, request, child.pid)));
     super::watch(pod.clone(), container.clone(), container.init.clone(), child.clone());

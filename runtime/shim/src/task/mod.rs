@@ -30,6 +30,7 @@ pub use control::{checkpoint, kill, let_die, pause, resume, update};
 pub use create::create;
 pub use delete::{delete, drain};
 pub use exec::add as add_exec;
+pub use oom::Ooms;
 pub use process::{Phase, Process};
 
 use crate::aside::aside;

@@ -32,6 +32,6 @@ pub async fn restore(pod: &Pod, container: &Arc<Container>, images: &Path) -> Re
     });
     let child = built.await.inspect_err(|_| init.ended(Exit::now(255)))?;
     // Unlike at a creation the processes run already; to end them for this would help nobody.
-    container.watch_oom(&pod.events).unwrap_or_else(log::error);
+    container.watch_oom(&pod.ooms).unwrap_or_else(log::error);
     Ok(child)
 }

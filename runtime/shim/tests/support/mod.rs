@@ -12,6 +12,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use nix::sys::inotify::{InitFlags, Inotify};
+
 /// The longest anything in these tests may take.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -68,6 +70,20 @@ pub fn cgroups_named(name: &str) -> Vec<PathBuf> {
         }
     }
     found
+}
+
+/// Takes inotify away from the calling thread and whom it starts: to them it is as if root had all the instances that it may
+/// have (`fs.inotify.max_user_instances`).
+pub fn without_inotify() {
+    let mut filter = libseccomp::ScmpFilterContext::new(libseccomp::ScmpAction::Allow).unwrap();
+    // Not what would forbid containers' programs to gain rights.
+    filter.set_ctl_nnp(false).unwrap();
+    for name in ["inotify_init", "inotify_init1"] {
+        let call = libseccomp::ScmpSyscall::from_name(name).unwrap();
+        filter.add_rule(libseccomp::ScmpAction::Errno(libc::EMFILE), call).unwrap();
+    }
+    filter.load().unwrap();
+    assert_eq!(Inotify::init(InitFlags::empty()).unwrap_err(), nix::Error::EMFILE);
 }
 
 /// Whether new cgroups have that controller: in a hierarchy of its own (v1), or in the unified one.

@@ -63,7 +63,10 @@ pub fn run(runtime: &Runtime, arguments: &Arguments) -> Result<(), Error> {
 /// Waits for news until `next`; true when the container's init has ended.
 fn wait(init: &impl AsFd, oom: Option<&OomWatch>, next: Instant) -> Result<bool, Error> {
     let mut fds = vec![PollFd::new(init.as_fd(), PollFlags::POLLIN)];
-    fds.extend(oom.map(|oom| PollFd::new(oom.as_fd(), PollFlags::POLLIN)));
+    fds.extend(oom.map(|oom| {
+        let news = if oom.tells_by_priority() { PollFlags::POLLPRI } else { PollFlags::POLLIN };
+        PollFd::new(oom.as_fd(), news)
+    }));
     // Rounded up, or the last millisecond would be spent awake.
     let left = next.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
     match poll(&mut fds, PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)) {
