@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::fcntl::OFlag;
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::unistd::pipe2;
 
 use crate::error::{Error, ErrorKind};
@@ -20,13 +20,15 @@ use crate::sys::process::{self, Fork};
 /// A report must fit into the pipe, for nobody reads until the helper has ended.
 const LONGEST_MESSAGE: usize = 16 * 1024;
 
-/// The descriptors the helper keeps of its caller's, besides 0, 1 and 2.
+/// What the helper has of its caller's, besides the descriptors 0, 1 and 2.
 #[derive(Default)]
 pub struct Kept {
     /// What the container's 0, 1 and 2 shall be; the helper's own when absent.
     pub stdio: [Option<OwnedFd>; 3],
     /// How many descriptors after 2 are kept as they are.
     pub preserve: u32,
+    /// The runtime namespaces where its caller is in others. It enters them, and keeps no descriptor of them.
+    pub namespaces: Vec<OwnedFd>,
 }
 
 /// Forks and does `work` in the child. The result is what `work` returns: the pid the caller asked for.
@@ -59,7 +61,7 @@ pub fn spawn(mut kept: Kept, work: impl FnOnce(Kept) -> Result<i32, Error>) -> R
 /// Whether this process can do a helper's work itself: no child of its own could be taken for one that it makes, and no
 /// descriptor is in the way of those the container gets.
 pub fn can_work_here(kept: &Kept) -> bool {
-    let plain = kept.preserve == 0 && kept.stdio.iter().all(Option::is_none);
+    let plain = kept.preserve == 0 && kept.stdio.iter().all(Option::is_none) && kept.namespaces.is_empty();
     plain && single_threaded().is_ok() && !process::has_children()
 }
 
@@ -119,6 +121,7 @@ fn die_with(caller: i32) -> Result<(), Error> {
 /// container's pipe would keep that pipe open for as long.
 fn settle(kept: &mut Kept, report: &mut OwnedFd) -> Result<(), Error> {
     process::default_signals().map_err(|error| Error::io("reset the signals", error))?;
+    enter(std::mem::take(&mut kept.namespaces))?;
     let lowest = 3 + kept.preserve as RawFd;
     let null = File::open("/dev/null").map_err(|error| Error::io("open /dev/null", error))?;
     let mut null = OwnedFd::from(null);
@@ -133,6 +136,13 @@ fn settle(kept: &mut Kept, report: &mut OwnedFd) -> Result<(), Error> {
     }
     occupy(lowest, &null).map_err(|error| Error::io("duplicate a descriptor", error))?;
     sys::close_all_from(lowest as u32, &numbers).map_err(|error| Error::io("close descriptors", error))
+}
+
+/// All that is done from here on is done in them: hooks run there, network devices are looked for there, and a container has
+/// those that its configuration does not name.
+fn enter(namespaces: Vec<OwnedFd>) -> Result<(), Error> {
+    let enter = |namespace| setns(namespace, CloneFlags::empty());
+    namespaces.into_iter().try_for_each(enter).map_err(|error| Error::io("enter the runtime namespaces", error))
 }
 
 /// Puts `null` at every number below `lowest` that was not handed down to us, until the next execve.

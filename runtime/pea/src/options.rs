@@ -46,6 +46,9 @@ pub struct CreateOptions {
     pub notify_socket: bool,
     /// Go on where this process may not make or change cgroups.
     pub rootless: bool,
+    /// The runtime namespaces (runtime-spec, glossary) of kinds in which the caller has left them: network, IPC, UTS. Hooks run
+    /// in there, network devices come from there, and a container has those that its configuration does not name.
+    pub runtime_namespaces: Vec<OwnedFd>,
 }
 
 /// How to start one more process in a container.

@@ -136,7 +136,7 @@ impl Runtime {
         checkpoint::checkpoint(&self.container(id)?, options)
     }
 
-    /// Makes a container of what a checkpoint has left; its hooks are not run again.
+    /// Makes a container of what a checkpoint has left. Of its hooks, those of kind `prestart` and `createRuntime` run again.
     ///
     /// Forks: a caller with more than one thread is refused.
     pub fn restore(&self, id: &str, bundle: &Path, options: RestoreOptions) -> Result<Pending, Error> {

@@ -3,10 +3,12 @@
 
 mod common;
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use common::{Bundle, stderr, wait};
+use serde_json::json;
 
 /// The CRIU to test with: $CRIU, or the machine's; none when it does not work on this kernel.
 fn criu() -> Option<String> {
@@ -56,12 +58,16 @@ fn a_criu_that_fails_is_quoted() {
 }
 
 #[test]
-fn a_terminal_cannot_be_restored_and_that_is_said_before_anything_is_done() {
+fn a_terminal_wants_somebody_to_serve_it_and_that_is_said_before_anything_is_done() {
     let mut bundle = Bundle::idle();
-    bundle.spec["process"]["terminal"] = serde_json::json!(true);
-    for words in [&["restore", "-d"][..], &["restore", "-d", "--console-socket", "sock"]] {
+    for (terminal, words, phrase) in [
+        (true, &["restore", "-d"][..], "a console socket is needed"),
+        (true, &["restore", "-d", "--console-socket", "sock"], "connect to console socket"),
+        (false, &["restore", "-d", "--console-socket", "sock"], "process.terminal is not true"),
+    ] {
+        bundle.spec["process"]["terminal"] = json!(terminal);
         let done = testkit::attempt(bundle.pea(words).arg(&bundle.id));
-        assert!(stderr(&done).contains("a container with a terminal cannot be restored"), "{done:?}");
+        assert!(!done.status.success() && stderr(&done).contains(phrase), "{done:?}");
         bundle.assert_nothing_left();
     }
 }
@@ -81,7 +87,7 @@ fn earlier_images_must_be_there_and_movable() {
 fn a_container_comes_back_from_its_images() {
     let Some(criu) = criu() else { return };
     let mut bundle = Bundle::shell("n=0; while :; do n=$((n + 1)); echo $n > /dev/shm/n; sleep 0.05; done");
-    let bind = serde_json::json!({"destination": "/mnt", "source": bundle.path(), "options": ["rbind", "ro"]});
+    let bind = json!({"destination": "/mnt", "source": bundle.path(), "options": ["rbind", "ro"]});
     fs::create_dir(bundle.rootfs().join("mnt")).unwrap();
     bundle.spec["mounts"].as_array_mut().unwrap().push(bind);
     let null = || fs::File::options().read(true).write(true).open("/dev/null").unwrap();
@@ -108,5 +114,116 @@ fn a_container_comes_back_from_its_images() {
     assert!(before > 3, "it goes on where it was: {before}");
     wait("the program to count on", || count() > before);
     testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.assert_nothing_left();
+}
+
+/// Starts a container that is to be dumped, with no standard streams of ours.
+fn start(bundle: &Bundle, words: &[&str]) {
+    let null = || File::options().read(true).write(true).open("/dev/null").unwrap();
+    let mut run = bundle.pea(&[&["run", "--detach"], words, &[&bundle.id]].concat());
+    assert!(run.stdin(null()).stdout(null()).stderr(null()).status().unwrap().success());
+}
+
+/// `pea --criu CRIU VERB ... ID`, on images beside the bundle.
+fn pea(bundle: &Bundle, criu: &str, verb: &[&str]) -> Command {
+    let images = ["--image-path", "images", "--work-path", "work"];
+    bundle.pea(&[&["--criu", criu], verb, &images[..], &[&bundle.id]].concat())
+}
+
+/// A restore whose streams are not ours to wait for; what it says if it fails.
+fn restore(bundle: &Bundle, criu: &str, words: &[&str]) -> Result<(), String> {
+    let errors = bundle.path().join("errors");
+    let mut restore = pea(bundle, criu, &[&["restore", "--detach"], words].concat());
+    let null = || File::options().read(true).write(true).open("/dev/null").unwrap();
+    let status = restore.stdin(null()).stdout(null()).stderr(File::create(&errors).unwrap()).status().unwrap();
+    if status.success() { Ok(()) } else { Err(fs::read_to_string(errors).unwrap()) }
+}
+
+#[test]
+fn a_container_with_a_terminal_comes_back_with_a_new_one() {
+    let Some(criu) = criu() else { return };
+    let mut bundle = Bundle::shell("n=0; while read word; do n=$((n + 1)); echo $n:$word:$(stty size); done");
+    bundle.spec["process"]["terminal"] = json!(true);
+    bundle.spec["process"]["consoleSize"] = json!({"height": 25, "width": 80});
+    let socket = bundle.path().join("console");
+    let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let socket = ["--console-socket", socket.to_str().unwrap()];
+    // What is typed is echoed by the terminal, and comes once more from the container.
+    let say = |terminal: &mut File, word: &str, answer: &str| {
+        writeln!(terminal, "{word}").unwrap();
+        let mut text = String::new();
+        let mut buffer = [0; 256];
+        while !text.ends_with(&format!("{answer}\r\n")) {
+            let length = terminal.read(&mut buffer).unwrap();
+            text.push_str(std::str::from_utf8(&buffer[..length]).unwrap());
+            assert!(text.len() < 256, "{text}");
+        }
+    };
+    start(&bundle, &socket);
+    let mut before = File::from(receive(&listener));
+    say(&mut before, "one", "1:one:25 80");
+    testkit::run(&mut pea(&bundle, &criu, &["checkpoint"]));
+    bundle.assert_nothing_left();
+    drop(before);
+    restore(&bundle, &criu, &socket).unwrap();
+    let mut after = File::from(receive(&listener));
+    say(&mut after, "two", "2:two:25 80");
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.assert_nothing_left();
+}
+
+/// The descriptor that comes over a console socket.
+#[allow(unsafe_code)]
+fn receive(listener: &std::os::unix::net::UnixListener) -> std::os::fd::OwnedFd {
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+    let (stream, _) = listener.accept().unwrap();
+    let mut space = nix::cmsg_space!([i32; 1]);
+    let mut name = [0; 256];
+    let mut data = [std::io::IoSliceMut::new(&mut name)];
+    let flags = nix::sys::socket::MsgFlags::empty();
+    let message = nix::sys::socket::recvmsg::<()>(stream.as_raw_fd(), &mut data, Some(&mut space), flags).unwrap();
+    let control = message.cmsgs().unwrap().next().expect("a descriptor");
+    let nix::sys::socket::ControlMessageOwned::ScmRights(fds) = control else { panic!("{control:?}") };
+    // SAFETY: the kernel made it for this message.
+    unsafe { OwnedFd::from_raw_fd(fds[0]) }
+}
+
+#[test]
+fn hooks_that_have_to_do_with_namespaces_run_when_a_container_is_restored() {
+    let Some(criu) = criu() else { return };
+    let mut bundle = Bundle::idle();
+    let told = bundle.path().join("told");
+    let hook = |kind: &str| {
+        // The state, then the namespaces of this hook and of the container's init.
+        let script = format!(
+            "state=$(cat); pid=$(echo $state | sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); \
+             echo {kind} $state $(readlink /proc/self/ns/mnt /proc/self/ns/net /proc/$pid/ns/net) >> {}",
+            told.display()
+        );
+        json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}])
+    };
+    let kinds = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+    start(&bundle, &[]);
+    testkit::run(&mut pea(&bundle, &criu, &["checkpoint"]));
+    // Those of a new program may not even be possible any more.
+    bundle.spec["hooks"] = kinds.iter().map(|kind| ((*kind).to_owned(), hook(kind))).collect();
+    restore(&bundle, &criu, &[]).unwrap();
+    let pid = bundle.pid();
+    let link =
+        |process: &str, name: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).unwrap().display().to_string();
+    let text = fs::read_to_string(&told).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 2, "{text}");
+    let seen = [link("thread-self", "mnt"), link("thread-self", "net"), link(&pid.to_string(), "net")].join(" ");
+    for (line, kind) in lines.iter().zip(kinds) {
+        assert!(line.starts_with(&format!("{kind} ")) && line.ends_with(&seen), "{line}: {seen}");
+        assert!(line.contains("\"status\":\"creating\"") && line.contains(&format!("\"pid\":{pid},")), "{line}");
+    }
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    assert!(fs::read_to_string(&told).unwrap().lines().last().unwrap().starts_with("poststop "));
+    bundle.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
+    let refused = restore(&bundle, &criu, &[]).unwrap_err();
+    assert!(refused.contains("createRuntime hook failed with exit code 1: /bin/false"), "{refused}");
+    assert!(!refused.contains("criu restore failed"), "one failure is one message: {refused}");
     bundle.assert_nothing_left();
 }

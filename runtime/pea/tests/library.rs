@@ -19,7 +19,7 @@ use serde_json::json;
 
 fn main() {
     nix::sys::prctl::set_child_subreaper(true).unwrap();
-    let tests: [(&str, fn()); 8] = [
+    let tests: [(&str, fn()); 9] = [
         ("a_container_is_the_callers_child_and_nobody_else_is", a_container_is_the_callers_child_and_nobody_else_is),
         ("the_caller_is_not_changed", the_caller_is_not_changed),
         ("no_descriptor_of_the_callers_is_held_open", no_descriptor_of_the_callers_is_held_open),
@@ -28,6 +28,7 @@ fn main() {
         ("a_threaded_caller_is_refused", a_threaded_caller_is_refused),
         ("statistics_are_those_of_the_container", statistics_are_those_of_the_container),
         ("a_cgroup_tree_is_killed_and_removed", a_cgroup_tree_is_killed_and_removed),
+        ("the_runtimes_namespaces_may_be_others", the_runtimes_namespaces_may_be_others),
     ];
     for (name, test) in tests {
         test();
@@ -226,4 +227,62 @@ fn a_cgroup_tree_is_killed_and_removed() {
     }
     assert!(common::cgroups(&name).is_empty());
     pea::cgroup::kill_tree(std::path::Path::new("/")).unwrap_err();
+}
+
+/// The caller lives where a container is to be, as a supervisor does that holds a pod's namespaces.
+fn the_runtimes_namespaces_may_be_others() {
+    use nix::sched::{CloneFlags, setns, unshare};
+    const FILES: [&str; 3] = ["ipc", "net", "uts"];
+    let ip = |words: &str| testkit::attempt(Command::new("ip").args(words.split(' ')));
+    let of_this_process = || FILES.map(|name| fs::read_link(format!("/proc/self/ns/{name}")).unwrap());
+    let machines = FILES.map(|name| File::open(format!("/proc/self/ns/{name}")).unwrap());
+    // Of its own, for the device; it plays the machine's.
+    unshare(CloneFlags::CLONE_NEWNET).unwrap();
+    let has_device = ip("link add pea0 type veth peer name pea1").status.success();
+    let (runtimes, network) = (of_this_process(), File::open("/proc/self/ns/net").unwrap());
+    unshare(CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWUTS).unwrap();
+    let callers = of_this_process();
+
+    let mut bundle = Bundle::shell("for n in ipc net uts; do readlink /proc/self/ns/$n; done; cat /proc/net/dev");
+    let hooked = bundle.path().join("hooked");
+    let hook = format!("readlink /proc/self/ns/ipc /proc/self/ns/net /proc/self/ns/uts > {}", hooked.display());
+    bundle.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", hook]}]});
+    let own = format!("/proc/{}/ns/net", std::process::id());
+    // It joins the caller's network, has a name of its own, and asks for nothing about IPC.
+    bundle.spec["linux"]["namespaces"] =
+        json!([{"type": "mount"}, {"type": "pid"}, {"type": "uts"}, {"type": "network", "path": own}]);
+    if has_device {
+        bundle.spec["linux"]["netDevices"] = json!({"pea0": {"name": "net0"}});
+    }
+    let runtime = runtime(&bundle);
+    let (mut read, write) = std::io::pipe().unwrap();
+    let given = [&machines[0], &network, &machines[2]].map(|file| file.try_clone().unwrap().into());
+    let options = CreateOptions {
+        stdin: null(),
+        stdout: Some(write.into()),
+        runtime_namespaces: given.into(),
+        ..CreateOptions::default()
+    };
+    let init = runtime.create(&bundle.id, bundle.path(), options).unwrap().finish().unwrap();
+    assert_eq!(of_this_process(), callers, "the caller was moved");
+    runtime.start(&bundle.id).unwrap();
+    let mut text = String::new();
+    read.read_to_string(&mut text).unwrap();
+    reap(init);
+    runtime.delete(&bundle.id, false).unwrap();
+    let name = |link: &std::path::PathBuf| link.display().to_string();
+    let hooked = fs::read_to_string(hooked).unwrap();
+    assert_eq!(hooked.lines().collect::<Vec<_>>(), runtimes.each_ref().map(name));
+    let seen: Vec<&str> = text.lines().collect();
+    assert_eq!(seen[..2], [name(&runtimes[0]), name(&callers[1])]);
+    assert!(seen[2] != name(&runtimes[2]) && seen[2] != name(&callers[2]), "{seen:?}");
+    assert_eq!(text.contains("net0:"), has_device, "{text}");
+    for (file, flag) in
+        machines.iter().zip([CloneFlags::CLONE_NEWIPC, CloneFlags::CLONE_NEWNET, CloneFlags::CLONE_NEWUTS])
+    {
+        setns(file, flag).unwrap();
+    }
+    if !has_device {
+        testkit::skip("no veth devices on this machine");
+    }
 }

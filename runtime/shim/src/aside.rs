@@ -5,6 +5,9 @@
 //! does is the same (the kernel's objects and the files are everybody's), and what it finds out
 //! comes back through a pipe. A thread would be cheaper, but would end the right to fork and to
 //! change namespaces.
+//!
+//! It is all the node's work, so it is done in the node's namespaces, also where the shim has entered the pod's: the hooks of
+//! a start and of a deletion are told there (runtime-spec, config.md, "POSIX-platform Hooks"), and CRIU runs there.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -12,6 +15,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use nix::fcntl::OFlag;
+use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::{SigSet, Signal, killpg};
 use nix::unistd::{Pid, getppid, pipe2, setpgid};
@@ -34,7 +38,7 @@ pub async fn aside(pod: &Pod, work: impl FnOnce() -> Result<(), Error>) -> Resul
     let forking = pod.reaper.forking();
     let shim = std::process::id();
     let pid = match sys::fork(0).map_err(failed)? {
-        Fork::Child => be_the_child(write, shim, pod.lock(), work),
+        Fork::Child => be_the_child(write, shim, pod, work),
         Fork::Parent(pid) => pid,
     };
     drop(write);
@@ -68,8 +72,8 @@ impl Drop for Killed {
 }
 
 /// Never returns into the copy of the event loop that it stands on.
-fn be_the_child(write: OwnedFd, shim: u32, lock: &File, work: impl FnOnce() -> Result<(), Error>) -> ! {
-    let work = AssertUnwindSafe(|| settle(&write, shim, lock).and_then(|()| work()));
+fn be_the_child(write: OwnedFd, shim: u32, pod: &Pod, work: impl FnOnce() -> Result<(), Error>) -> ! {
+    let work = AssertUnwindSafe(|| settle(&write, shim, pod).and_then(|()| work()));
     let outcome = catch_unwind(work).unwrap_or_else(|_| Err(Error::internal("a bug: a helper process panicked")));
     let mut report = Error::report(&outcome);
     report.truncate(LONGEST);
@@ -79,7 +83,7 @@ fn be_the_child(write: OwnedFd, shim: u32, lock: &File, work: impl FnOnce() -> R
 
 /// The shim's streams must be able to end without this process, and its signals are not for it. The
 /// lock it keeps: as long as it works, the pod is not free to be cleared away by somebody else.
-fn settle(write: &OwnedFd, shim: u32, lock: &File) -> Result<(), Error> {
+fn settle(write: &OwnedFd, shim: u32, pod: &Pod) -> Result<(), Error> {
     let failed = |errno: nix::errno::Errno| Error::io("set a helper process up", errno);
     // The handlers are the event loop's and write to its descriptors. What this process executes starts with none blocked.
     SigSet::all().thread_block().map_err(failed)?;
@@ -88,5 +92,8 @@ fn settle(write: &OwnedFd, shim: u32, lock: &File) -> Result<(), Error> {
         sys::exit_now(1);
     }
     setpgid(Pid::from_raw(0), Pid::from_raw(0)).map_err(failed)?;
-    sys::close_all_but(&[write.as_raw_fd(), lock.as_raw_fd()]).map_err(|source| Error::io("close descriptors", source))
+    let enter = |namespace: &File| setns(namespace, CloneFlags::empty());
+    pod.node().iter().try_for_each(enter).map_err(|errno| Error::io("enter the node's namespaces", errno))?;
+    sys::close_all_but(&[write.as_raw_fd(), pod.lock().as_raw_fd()])
+        .map_err(|source| Error::io("close descriptors", source))
 }

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
@@ -111,6 +113,12 @@ impl Pod {
     /// The node's namespaces that this process has left; none where it is in all of them.
     pub fn node(&self) -> &[File] {
         self.inner.node.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Copies of them, to be handed on.
+    pub fn copy_of_node(&self) -> Result<Vec<OwnedFd>, Error> {
+        let copies = self.node().iter().map(|namespace| namespace.as_fd().try_clone_to_owned());
+        copies.collect::<io::Result<_>>().map_err(|source| Error::io("duplicate the node's namespaces", source))
     }
 
     /// Keeps the node's namespaces, before they are left for the first time.

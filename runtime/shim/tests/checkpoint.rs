@@ -6,11 +6,12 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use pea_shim::client::{CreateTask, Error, Stdio, TaskStatus};
-use serde_json::json;
+use pea_shim::sandbox::Namespace;
+use serde_json::{Value, json};
 use support::cri::message::Message as CriMessage;
 use support::cri::{Node, serves_pauseless, version};
 use support::pod::{Pod, exec_to_end, run, shell};
@@ -87,9 +88,6 @@ fn a_restore_that_fails_says_why_and_leaves_a_container_to_delete() {
         let (pod, images) = pod_with_images("exec sleep 1000").await;
         let absent = create(&pod, "c", Stdio::default(), images.join("absent")).await.unwrap_err();
         assert!(matches!(absent, Error::NotFound(_)) && absent.to_string().contains("absent"), "{absent}");
-        let on_terminal = Stdio { terminal: true, ..Stdio::default() };
-        let refused = create(&pod, "c", on_terminal, images.clone()).await.unwrap_err();
-        assert!(refused.to_string().contains("a container with a terminal cannot be restored"), "{refused}");
         fs::write(images.join("fails"), "").unwrap();
         create(&pod, "c", Stdio::default(), images.clone()).await.unwrap();
         let id = pod.container_id("c");
@@ -138,6 +136,32 @@ fn a_container_from_a_checkpoint_can_be_deleted_before_its_start_and_killed_duri
     });
 }
 
+#[test]
+fn criu_works_on_the_node_and_not_in_the_pod() {
+    run(async {
+        let (pod, images) = pod_with_images("exec sleep 1000").await;
+        let namespaces = "for n in ipc net uts; do readlink /proc/self/ns/$n; done";
+        let text = format!("#!/bin/sh\n{namespaces} > {}/$1\n", pod.dir.path().display());
+        fs::write(pod.dir.path().join("criu"), PRETENDER.replace("#!/bin/sh\n", &text)).unwrap();
+        create(&pod, "c", Stdio::default(), images.clone()).await.unwrap();
+        let id = pod.container_id("c");
+        pod.shim.start(&id, None).await.unwrap();
+        // It makes no images, and nobody asks for them.
+        let _ = pod.shim.checkpoint(&id, &pod.dir.path().join("dumped"), false).await;
+        let of = |process: &str| -> String {
+            let link = |name: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).unwrap();
+            ["ipc", "net", "uts"].map(|name| format!("{}\n", link(name).display())).concat()
+        };
+        assert_ne!(of("thread-self"), of(&pod.shim_pid.to_string()));
+        for verb in ["restore", "dump"] {
+            assert_eq!(fs::read_to_string(pod.dir.path().join(verb)).unwrap(), of("thread-self"), "{verb}");
+        }
+        pod.shim.kill(&id, None, 9, false).await.unwrap();
+        pod.finish("c").await;
+        pod.end().await;
+    });
+}
+
 /// A CRIU that works on this kernel: `$CRIU`, or the machine's.
 fn criu() -> Option<PathBuf> {
     testkit::enter_node();
@@ -149,55 +173,192 @@ fn criu() -> Option<PathBuf> {
     works.then(|| program.into())
 }
 
-#[test]
-fn a_counter_goes_on_where_its_checkpoint_has_left_it() {
-    let Some(criu) = criu() else { return };
-    run(async {
-        let pod = Pod::with(&[]).await;
-        fs::write(pod.dir.path().join("criu"), format!("#!/bin/sh\nexec {} \"$@\"\n", criu.display())).unwrap();
-        fs::set_permissions(pod.dir.path().join("criu"), fs::Permissions::from_mode(0o755)).unwrap();
-        let count = "n=0; while :; do n=$((n + 1)); echo $n; echo $n > /n; sleep 0.05; done";
-        let (stdio, log) = pod.log("c");
-        let id = pod.container_id("c");
-        let images = pod.dir.path().join("images");
+/// A pod, and a container of it that can be checkpointed and restored.
+struct Subject {
+    pod: Pod,
+    id: String,
+    stdio: Stdio,
+}
+
+impl Subject {
+    async fn new(namespaces: &[Namespace], criu: &Path, script: &str, stdio: impl FnOnce(&Pod) -> Stdio) -> Self {
+        let pod = Pod::with(namespaces).await;
+        let place = pod.dir.path().join("criu");
+        fs::write(&place, format!("#!/bin/sh\nexec {} \"$@\"\n", criu.display())).unwrap();
+        fs::set_permissions(place, fs::Permissions::from_mode(0o755)).unwrap();
+        let stdio = stdio(&pod);
         let bundle = pod.bundle("c");
         fs::create_dir_all(bundle.join("rootfs")).unwrap();
         testkit::busybox_rootfs(&bundle.join("rootfs"));
-        fs::write(bundle.join("config.json"), pod.config("c", &["sh", "-c", count], false).to_string()).unwrap();
-        let task = |checkpoint| {
-            let (id, bundle, stdio) = (id.clone(), bundle.clone(), stdio.clone());
-            let criu = Some(pod.dir.path().join("criu"));
-            CreateTask { id, bundle, stdio, checkpoint, criu, ..CreateTask::default() }
+        let subject = Self { id: pod.container_id("c"), stdio, pod };
+        subject.configure(subject.pod.config("c", &["sh", "-c", script], subject.stdio.terminal));
+        subject
+    }
+
+    fn configure(&self, config: Value) {
+        fs::write(self.pod.bundle("c").join("config.json"), config.to_string()).unwrap();
+    }
+
+    async fn create(&self, checkpoint: Option<&Path>) -> Result<u32, Error> {
+        let (id, bundle, stdio) = (self.id.clone(), self.pod.bundle("c"), self.stdio.clone());
+        let (checkpoint, criu) = (checkpoint.map(Path::to_owned), Some(self.pod.dir.path().join("criu")));
+        self.pod.shim.create(&CreateTask { id, bundle, stdio, checkpoint, criu, ..CreateTask::default() }).await
+    }
+
+    async fn start(&self) -> Result<u32, Error> {
+        self.pod.shim.start(&self.id, None).await
+    }
+
+    /// What a counter has counted to.
+    fn counted(&self) -> Option<u32> {
+        fs::read_to_string(self.pod.bundle("c").join("rootfs/n")).ok().and_then(|n| n.trim().parse::<u32>().ok())
+    }
+}
+
+const COUNTER: &str = "n=0; while :; do n=$((n + 1)); echo $n; echo $n > /n; sleep 0.05; done";
+
+#[test]
+fn a_counter_goes_on_where_its_checkpoint_has_left_it() {
+    let Some(criu) = criu() else { return };
+    for namespaces in [&[][..], &[Namespace::Ipc, Namespace::Network, Namespace::Uts]] {
+        run(async {
+            let mut log = PathBuf::new();
+            let logged = |pod: &Pod| {
+                let (stdio, file) = pod.log("c");
+                log = file;
+                stdio
+            };
+            let subject = Subject::new(namespaces, &criu, COUNTER, logged).await;
+            let (pod, id) = (&subject.pod, subject.id.as_str());
+            subject.create(None).await.unwrap();
+            subject.start().await.unwrap();
+            eventually("it counts", || subject.counted() > Some(5));
+            let images = pod.dir.path().join("images");
+            // As containerd's client does.
+            pod.shim.pause(id).await.unwrap();
+            pod.shim.checkpoint(id, &images, false).await.unwrap();
+            assert_eq!(pod.shim.state(id, None).await.unwrap().status, TaskStatus::Paused);
+            pod.shim.resume(id).await.unwrap();
+            let before = subject.counted();
+            eventually("it goes on", || subject.counted() > before);
+            fs::remove_dir_all(&images).unwrap();
+            pod.shim.checkpoint(id, &images, true).await.unwrap();
+            assert_eq!(pod.finish("c").await.status, 137);
+
+            let left = subject.counted();
+            subject.create(Some(&images)).await.unwrap();
+            assert_eq!(subject.counted(), left);
+            let pid = subject.start().await.unwrap();
+            eventually("it counts on", || subject.counted() > left);
+            assert_eq!(exec_to_end(&pod.shim, id, "e", &shell("test -e /n"), &Stdio::default()).await, 0);
+            let pids = pod.shim.pids(id).await.unwrap();
+            assert!(pids.iter().any(|process| process.pid == pid), "{pids:?}");
+            let of = |pid: u32, name: &str| fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap();
+            for name in ["ipc", "net", "uts"] {
+                assert_eq!(of(pid, name), of(pod.shim_pid, name), "it has come back somewhere else");
+            }
+            pod.shim.kill(id, None, 9, false).await.unwrap();
+            assert_eq!(pod.finish("c").await.status, 137);
+            let text = fs::read_to_string(&log).unwrap();
+            let lines: Vec<u32> = text.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+            assert_eq!(lines, (1..=lines.len() as u32).collect::<Vec<_>>(), "output was lost or doubled");
+            subject.pod.end().await;
+        });
+    }
+}
+
+#[test]
+fn a_container_with_a_terminal_comes_back_with_a_new_one() {
+    let Some(criu) = criu() else { return };
+    run(async {
+        let log = |pod: &Pod| pod.dir.path().join("output");
+        let fifo = |pod: &Pod| pod.dir.path().join("input");
+        let streams = |pod: &Pod| {
+            nix::unistd::mkfifo(&fifo(pod), nix::sys::stat::Mode::S_IRWXU).unwrap();
+            let stdout = format!("file://{}", log(pod).display());
+            Stdio { stdin: fifo(pod).display().to_string(), stdout, terminal: true, ..Stdio::default() }
         };
-        pod.shim.create(&task(None)).await.unwrap();
-        pod.shim.start(&id, None).await.unwrap();
-        let counted = || fs::read_to_string(bundle.join("rootfs/n")).ok().and_then(|n| n.trim().parse::<u32>().ok());
-        eventually("it counts", || counted() > Some(5));
-        // As containerd's client does.
-        pod.shim.pause(&id).await.unwrap();
-        pod.shim.checkpoint(&id, &images, false).await.unwrap();
-        assert_eq!(pod.shim.state(&id, None).await.unwrap().status, TaskStatus::Paused);
-        pod.shim.resume(&id).await.unwrap();
-        let before = counted();
-        eventually("it goes on", || counted() > before);
-        fs::remove_dir_all(&images).unwrap();
-        pod.shim.checkpoint(&id, &images, true).await.unwrap();
+        let script = "n=0; while read word; do n=$((n + 1)); echo $n:$word:$(stty size); done";
+        let subject = Subject::new(&[Namespace::Ipc, Namespace::Network], &criu, script, streams).await;
+        let (pod, id) = (&subject.pod, subject.id.as_str());
+        let said = |words: &str| fs::read_to_string(log(pod)).is_ok_and(|text| text.contains(words));
+        let images = pod.dir.path().join("images");
+        subject.create(None).await.unwrap();
+        subject.start().await.unwrap();
+        pod.shim.resize(id, None, 100, 30).await.unwrap();
+        fs::write(fifo(pod), "one\n").unwrap();
+        until(|| said("1:one:30 100\r\n")).await;
+        pod.shim.checkpoint(id, &images, true).await.unwrap();
         assert_eq!(pod.finish("c").await.status, 137);
 
-        let left = counted();
-        pod.shim.create(&task(Some(images))).await.unwrap();
-        assert_eq!(counted(), left);
-        let pid = pod.shim.start(&id, None).await.unwrap();
-        eventually("it counts on", || counted() > left);
-        assert_eq!(exec_to_end(&pod.shim, &id, "e", &shell("test -e /n"), &Stdio::default()).await, 0);
-        let pids = pod.shim.pids(&id).await.unwrap();
-        assert!(pids.iter().any(|process| process.pid == pid), "{pids:?}");
-        pod.shim.kill(&id, None, 9, false).await.unwrap();
+        subject.create(Some(&images)).await.unwrap();
+        subject.start().await.unwrap();
+        fs::write(fifo(pod), "two\n").unwrap();
+        until(|| said("2:two:30 100\r\n")).await;
+        pod.shim.resize(id, None, 90, 20).await.unwrap();
+        fs::write(fifo(pod), "three\n").unwrap();
+        until(|| said("3:three:20 90\r\n")).await;
+        pod.shim.kill(id, None, 9, false).await.unwrap();
         assert_eq!(pod.finish("c").await.status, 137);
-        let text = fs::read_to_string(log).unwrap();
-        let lines: Vec<u32> = text.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
-        assert_eq!(lines, (1..=lines.len() as u32).collect::<Vec<_>>(), "output was lost or doubled");
-        pod.end().await;
+        // Images of one without a terminal cannot be served one.
+        subject.configure(pod.config("c", &["sh"], false));
+        let plain = subject.create(Some(&images)).await;
+        assert!(plain.is_ok(), "a create only prepares");
+        let refused = subject.start().await.unwrap_err();
+        assert!(refused.to_string().contains("process.terminal is not true"), "{refused}");
+        assert_eq!(pod.finish("c").await.status, 255);
+        subject.pod.end().await;
+    });
+}
+
+/// Waits while this program's other tasks go on.
+async fn until(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[test]
+fn hooks_of_the_runtime_are_told_of_a_restored_container_on_the_node() {
+    let Some(criu) = criu() else { return };
+    run(async {
+        let all = [Namespace::Ipc, Namespace::Network, Namespace::Uts];
+        let subject = Subject::new(&all, &criu, COUNTER, |_| Stdio::default()).await;
+        let (pod, id) = (&subject.pod, subject.id.as_str());
+        let images = pod.dir.path().join("images");
+        subject.create(None).await.unwrap();
+        subject.start().await.unwrap();
+        eventually("it counts", || subject.counted() > Some(5));
+        pod.shim.checkpoint(id, &images, true).await.unwrap();
+        pod.finish("c").await;
+
+        let told = pod.dir.path().join("told");
+        let hook = |kind: &str| {
+            let script = format!("echo {kind} $(readlink /proc/self/ns/net /proc/self/ns/mnt) >> {}", told.display());
+            (kind.to_owned(), json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]))
+        };
+        let kinds = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
+        let mut config = pod.config("c", &["sh"], false);
+        config["hooks"] = kinds.iter().map(|kind| hook(kind)).collect();
+        subject.configure(config.clone());
+        subject.create(Some(&images)).await.unwrap();
+        assert!(!told.exists(), "told before it is restored");
+        subject.start().await.unwrap();
+        pod.shim.kill(id, None, 9, false).await.unwrap();
+        assert_eq!(pod.finish("c").await.status, 137);
+        let link = |name: &str| fs::read_link(format!("/proc/thread-self/ns/{name}")).unwrap().display().to_string();
+        let expected: Vec<String> = ["prestart", "createRuntime", "poststop"]
+            .map(|kind| format!("{kind} {} {}", link("net"), link("mnt")))
+            .into();
+        assert_eq!(fs::read_to_string(&told).unwrap().lines().collect::<Vec<_>>(), expected);
+
+        config["hooks"] = json!({"createRuntime": [{"path": "/bin/false"}]});
+        subject.configure(config);
+        subject.create(Some(&images)).await.unwrap();
+        let refused = subject.start().await.unwrap_err().to_string();
+        assert!(refused.contains("createRuntime hook failed with exit code 1: /bin/false"), "{refused}");
+        assert_eq!(pod.finish("c").await.status, 255);
+        subject.pod.end().await;
     });
 }
 

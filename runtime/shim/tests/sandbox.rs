@@ -7,6 +7,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use containerd_shim_protos::sandbox_api as api;
@@ -17,6 +18,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pea_shim::client::{Bootstrap, Error, Shim, Stdio};
 use pea_shim::sandbox::{Dns, Namespace, PodFiles, SandboxOptions};
+use serde_json::{Value, json};
 use support::pod::{Pod, binary, run, shell};
 use support::wire::{client, refusal};
 use support::{alive, eventually, mounts_below};
@@ -221,5 +223,86 @@ fn a_pod_that_is_shut_down_as_it_stands_leaves_nothing_and_nobody_waiting() {
         assert!(!pod.sandbox_bundle().join("sandbox.json").exists());
         assert_eq!(fs::read_dir(pod.sandbox_bundle().join("tasks")).unwrap().count(), 0);
         pod.nothing_left();
+    });
+}
+
+/// A hook that writes its namespaces to a file. The paths are those of the node, and of busybox as well.
+fn hook(file: &str) -> Value {
+    let script = format!("for n in ipc net uts mnt; do readlink /proc/self/ns/$n; done > {file}");
+    json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}])
+}
+
+/// The namespaces of a process: IPC, network, UTS, mount.
+fn namespaces_of(process: &str) -> Vec<String> {
+    let link = |name: &str| fs::read_link(format!("/proc/{process}/ns/{name}")).unwrap();
+    ["ipc", "net", "uts", "mnt"].map(|name| link(name).display().to_string()).into()
+}
+
+#[test]
+fn hooks_of_the_runtime_are_told_on_the_node_and_those_of_the_container_in_the_pod() {
+    run(async {
+        let pod = Pod::start().await;
+        let dir = pod.dir.path().to_owned();
+        let kinds = ["prestart", "createRuntime", "poststart", "poststop", "createContainer"];
+        let hooks = |config: &mut Value| {
+            for kind in kinds {
+                config["hooks"][kind] = hook(dir.join(kind).to_str().unwrap());
+            }
+            config["hooks"]["startContainer"] = hook("/told");
+        };
+        pod.create_with("c", &["true"], Stdio::default(), hooks).await.unwrap();
+        pod.shim.start(&pod.container_id("c"), None).await.unwrap();
+        pod.finish("c").await;
+        let told =
+            |file: &Path| -> Vec<String> { fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect() };
+        let (node, pods) = (namespaces_of("thread-self"), namespaces_of(&pod.shim_pid.to_string()));
+        assert!(node[..3].iter().zip(&pods).all(|(node, pod)| node != pod), "the pod has nothing of its own");
+        for kind in &kinds[..4] {
+            assert_eq!(told(&dir.join(kind)), node, "{kind}");
+        }
+        for file in [dir.join("createContainer"), pod.bundle("c").join("upper/told")] {
+            let told = told(&file);
+            assert_eq!(told[..3], pods[..3], "{}", file.display());
+            assert_ne!(told[3], node[3], "{}", file.display());
+        }
+        pod.end().await;
+    });
+}
+
+#[test]
+fn what_a_container_does_not_ask_for_is_the_nodes_and_not_the_pods() {
+    run(async {
+        let pod = Pod::start().await;
+        let (stdio, log) = pod.log("c");
+        let script = ["sh", "-c", "for n in ipc net uts; do readlink /proc/self/ns/$n; done"];
+        let only_mounts = |config: &mut Value| config["linux"]["namespaces"] = json!([{"type": "mount"}]);
+        pod.create_with("c", &script, stdio, only_mounts).await.unwrap();
+        pod.shim.start(&pod.container_id("c"), None).await.unwrap();
+        pod.finish("c").await;
+        let log = fs::read_to_string(log).unwrap();
+        let seen: Vec<&str> = log.lines().map(|line| line.rsplit(' ').next().unwrap()).collect();
+        assert_eq!(seen, namespaces_of("thread-self")[..3]);
+        pod.end().await;
+    });
+}
+
+#[test]
+fn a_network_device_that_a_container_is_given_is_one_of_the_nodes() {
+    run(async {
+        testkit::enter_node();
+        let ip = |words: &str| testkit::attempt(Command::new("ip").args(words.split(' ')));
+        if !ip("link add pea0 type veth peer name pea1").status.success() {
+            return testkit::skip("no veth devices on this machine");
+        }
+        let pod = Pod::start().await;
+        let (stdio, log) = pod.log("c");
+        let give = |config: &mut Value| config["linux"]["netDevices"] = json!({"pea0": {"name": "net0"}});
+        pod.create_with("c", &["cat", "/proc/net/dev"], stdio, give).await.unwrap();
+        pod.shim.start(&pod.container_id("c"), None).await.unwrap();
+        pod.finish("c").await;
+        let devices = fs::read_to_string(log).unwrap();
+        assert!(devices.contains("net0:"), "{devices}");
+        assert!(!ip("link show pea0").status.success(), "it is still here");
+        pod.end().await;
     });
 }

@@ -6,11 +6,12 @@
 mod support;
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::process::{Command, Stdio};
 
-use pea_shim::client::{Bootstrap, Shim};
+use pea_shim::client::{Bootstrap, CreateTask, Shim};
 use pea_shim::sandbox::{IdRange, Namespace, SandboxOptions, Users};
+use serde_json::json;
 use support::cri::message::Message;
 use support::cri::security::{Asked, CONTAINER, FIRST, IDS, NODE, POD, Wanted, mapping, namespaces, with_users};
 use support::cri::{Node, Pod, serves_pauseless, serves_pauseless_fully, serves_users, version};
@@ -248,6 +249,7 @@ async fn sandbox(users: Users, netns: Option<&str>) -> (tempfile::TempDir, Shim,
         hostname: "web".into(),
         namespaces: vec![Namespace::Ipc, Namespace::Network, Namespace::Uts],
         users: Some(users),
+        pea_root: Some(dir.path().join("pea")),
         ..SandboxOptions::default()
     };
     let made = shim.create_sandbox("users", &dir.path().join("bundle"), netns.map(AsRef::as_ref), &options).await;
@@ -279,6 +281,54 @@ fn a_user_namespace_is_made_where_no_network_brings_one() {
         }
         shim.shutdown_sandbox("users").await.unwrap();
         support::eventually("the init has ended", || !alive(pid));
+    });
+}
+
+#[test]
+fn hooks_in_a_pod_with_users_are_told_on_the_node_and_those_of_the_container_in_the_pod() {
+    run(async {
+        testkit::enter_node();
+        let (dir, shim, pid) = sandbox(ids(0), None).await;
+        let (dir, pid) = (dir.path(), pid.unwrap());
+        // The pod's root is nobody here, and has to find its root file system.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).unwrap();
+        let (bundle, told) = (dir.join("c"), dir.join("told"));
+        fs::create_dir_all(bundle.join("rootfs")).unwrap();
+        testkit::busybox_rootfs(&bundle.join("rootfs"));
+        let _ = fs::create_dir(bundle.join("rootfs/dev"));
+        fs::create_dir(&told).unwrap();
+        fs::set_permissions(&told, fs::Permissions::from_mode(0o777)).unwrap();
+        let kinds = ["prestart", "createRuntime", "poststart", "poststop", "createContainer"];
+        let hook = |kind: &str| {
+            let script = format!("readlink /proc/self/ns/net /proc/self/ns/user > {}/{kind}", told.display());
+            (kind.to_owned(), json!([{"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}]))
+        };
+        let joined = [("user", "user"), ("ipc", "ipc"), ("network", "net"), ("uts", "uts")];
+        let joined = joined.map(|(kind, file)| json!({"type": kind, "path": format!("/proc/{pid}/ns/{file}")}));
+        let namespaces = [joined.to_vec(), vec![json!({"type": "mount"}), json!({"type": "pid"})]].concat();
+        let config = json!({
+            "ociVersion": "1.0.2",
+            "process": {"cwd": "/", "args": ["true"], "user": {"uid": 0, "gid": 0}, "env": ["PATH=/bin"]},
+            "root": {"path": "rootfs"},
+            "mounts": [{"destination": "/dev", "type": "tmpfs", "source": "tmpfs"}],
+            "hooks": kinds.iter().map(|kind| hook(kind)).collect::<serde_json::Map<_, _>>(),
+            "linux": {"namespaces": namespaces}
+        });
+        fs::write(bundle.join("config.json"), config.to_string()).unwrap();
+        let id = format!("c{pid}");
+        shim.create(&CreateTask { id: id.clone(), bundle, ..CreateTask::default() }).await.unwrap();
+        shim.start(&id, None).await.unwrap();
+        assert_eq!(shim.wait(&id, None).await.unwrap().status, 0);
+        shim.delete(&id, None).await.unwrap();
+        let of = |process: &str, name: &str| {
+            fs::read_link(format!("/proc/{process}/ns/{name}")).unwrap().display().to_string()
+        };
+        for kind in kinds {
+            let process = if kind == "createContainer" { pid.to_string() } else { "thread-self".to_owned() };
+            let expected = format!("{}\n{}\n", of(&process, "net"), of(&process, "user"));
+            assert_eq!(fs::read_to_string(told.join(kind)).unwrap(), expected, "{kind}");
+        }
+        shim.shutdown_sandbox("users").await.unwrap();
     });
 }
 

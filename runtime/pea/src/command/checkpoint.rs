@@ -23,7 +23,7 @@ pub struct Images {
     /// Allow Unix sockets whose other end is outside
     #[arg(long)]
     ext_unix_sk: bool,
-    /// Allow a terminal and a session from outside
+    /// Allow a session from outside, and its terminal
     #[arg(long)]
     shell_job: bool,
     /// Keep file locks
@@ -47,6 +47,11 @@ pub struct Images {
 }
 
 impl Images {
+    /// Whether its terminal is the caller's.
+    pub fn is_shell_job(&self) -> bool {
+        self.shell_job
+    }
+
     /// The library's view of it.
     pub fn options(&self, global: &Global) -> CriuOptions {
         CriuOptions {

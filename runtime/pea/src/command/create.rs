@@ -67,7 +67,7 @@ impl Creation {
     pub fn read(&self) -> Result<(Source, bool), Error> {
         let path = self.config.clone().unwrap_or_else(|| self.bundle.join("config.json"));
         let (spec, text) = spec::load_given(&path)?;
-        let terminal = spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false);
+        let terminal = spec::has_terminal(&spec);
         Ok((Source::Spec(Box::new(spec), text), terminal))
     }
 }

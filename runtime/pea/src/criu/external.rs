@@ -1,13 +1,12 @@
 //! What a container has from outside: CRIU must be told, or it would try to recreate it.
 
 use std::fs::{self, File};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 
-use super::{Criu, inheritable};
+use super::Criu;
 use crate::cgroup::{Hierarchy, hierarchies};
 use crate::error::Error;
 
@@ -68,29 +67,26 @@ impl Externals {
         Ok(())
     }
 
-    /// For a restore. The files returned must stay open until CRIU has run.
-    pub fn tell_restore(&self, criu: &mut Criu) -> Result<Vec<File>, Error> {
+    /// For a restore.
+    pub fn tell_restore(&self, criu: &mut Criu) -> Result<(), Error> {
         criu.arg("--external", format!("mnt[{NULL}]:{NULL}"));
         for (destination, source) in &self.mounts {
             criu.arg("--external", format!("mnt[{}]:{}", destination.display(), source.display()));
         }
-        let mut files = Vec::new();
         for (kind, path) in &self.namespaces {
             match inherited(*kind) {
                 Some((_, key)) => {
                     let file = File::open(path);
                     let file = file.map_err(|error| Error::io(format!("open namespace {}", path.display()), error))?;
-                    inheritable(&file)?;
-                    criu.arg("--inherit-fd", format!("fd[{}]:{key}", file.as_raw_fd()));
-                    files.push(file);
+                    criu.inherit_file(file, key)?;
                 }
                 None if *kind == LinuxNamespaceType::Cgroup => {
                     return Err(Error::spec("criu cannot restore into a cgroup namespace that is there already"));
                 }
-                None => criu.arg("--join-ns", format!("{kind}:{}", path.display())),
+                None => criu.join(&kind.to_string(), path),
             }
         }
-        Ok(files)
+        Ok(())
     }
 }
 
@@ -149,8 +145,8 @@ impl Descriptors {
 
     /// For a restore that has our standard streams.
     pub fn tell_restore(&self, criu: &mut Criu) {
-        for (number, name) in self.0.iter().enumerate().filter(|(_, name)| name.starts_with("pipe:")) {
-            criu.arg("--inherit-fd", format!("fd[{number}]:{name}"));
+        for (number, name) in (0..).zip(&self.0).filter(|(_, name)| name.starts_with("pipe:")) {
+            criu.inherit(number, name);
         }
     }
 }

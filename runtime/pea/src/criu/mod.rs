@@ -1,37 +1,70 @@
 //! Checkpoint and restore: the program CRIU (criu(8)) does it; here is what it has to be told.
+//!
+//! By its command line where that is enough, for anybody can repeat that by hand. Only by its library's protocol (`rpc`) can it
+//! be asked to say how far it is, and to hand a terminal over.
 
 mod external;
 mod options;
+mod protobuf;
+mod rpc;
 
-use std::fs;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::io;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 pub use external::{Descriptors, Externals};
 pub use options::{CheckpointOptions, CriuOptions, RestoreOptions};
+pub use rpc::Notice;
 
 use crate::error::{Error, ErrorKind};
 use crate::sys::process;
 
-/// One run of CRIU.
+/// One run of CRIU, in the making.
 pub struct Criu {
     verb: &'static str,
-    command: Command,
-    log: PathBuf,
+    program: PathBuf,
+    images: PathBuf,
+    work: PathBuf,
+    log: &'static str,
+    options: Vec<(&'static str, Value)>,
+    /// What it is handed over by number.
+    files: Vec<File>,
+    /// Whether it dies with this process.
+    tied: bool,
+}
+
+/// What an option is given.
+enum Value {
+    /// It is a switch.
+    Nothing,
+    /// A word of its own.
+    Word(OsString),
+    /// A value that is optional to CRIU, and so must be in the same word.
+    Joined(String),
+    /// A descriptor, and what it stands for in the images.
+    Descriptor(i32, String),
+    /// A kind of namespace, and the file of one.
+    Namespace(String, PathBuf),
 }
 
 impl Criu {
     /// `criu VERB` with what all verbs have in common. The directories must exist.
     pub fn new(verb: &'static str, options: &CriuOptions) -> Self {
-        let work = options.work.as_ref().unwrap_or(&options.images);
-        let name = if verb == "restore" { "restore.log" } else { "dump.log" };
-        let mut command = Command::new(&options.program);
-        command.arg(verb).arg("--images-dir").arg(&options.images).arg("--work-dir").arg(work);
-        command.args(["--log-file", name, "-v4"]);
-        let mut criu = Self { verb, command, log: work.join(name) };
+        let mut criu = Self {
+            verb,
+            program: options.program.clone(),
+            images: options.images.clone(),
+            work: options.work.as_ref().unwrap_or(&options.images).clone(),
+            log: if verb == "restore" { "restore.log" } else { "dump.log" },
+            options: Vec::new(),
+            files: Vec::new(),
+            tied: false,
+        };
         for (wanted, option) in [
             (options.tcp_established, "--tcp-established"),
             (options.ext_unix_sk, "--ext-unix-sk"),
@@ -50,45 +83,112 @@ impl Criu {
     }
 
     /// A switch, if it is wanted.
-    pub fn switch(&mut self, option: &str, wanted: bool) {
+    pub fn switch(&mut self, option: &'static str, wanted: bool) {
         if wanted {
-            self.command.arg(option);
+            self.options.push((option, Value::Nothing));
         }
     }
 
     /// An option with its value.
-    pub fn arg(&mut self, option: &str, value: impl AsRef<std::ffi::OsStr>) {
-        self.command.arg(option).arg(value);
+    pub fn arg(&mut self, option: &'static str, value: impl AsRef<OsStr>) {
+        self.options.push((option, Value::Word(value.as_ref().to_owned())));
     }
 
-    /// An option whose value is optional to CRIU, and so must be in the same word.
-    pub fn arg_in_one(&mut self, option: &str, value: &str) {
-        self.command.arg(format!("{option}={value}"));
+    /// An option whose value is optional to CRIU.
+    pub fn arg_in_one(&mut self, option: &'static str, value: &str) {
+        self.options.push((option, Value::Joined(value.to_owned())));
+    }
+
+    /// Has one of our descriptors, which CRIU has under the same number, take the place of what has that name in the images.
+    pub fn inherit(&mut self, descriptor: i32, name: &str) {
+        self.options.push(("--inherit-fd", Value::Descriptor(descriptor, name.to_owned())));
+    }
+
+    /// The same with a file that is handed over for that.
+    pub fn inherit_file(&mut self, file: File, name: &str) -> Result<(), Error> {
+        inheritable(&file)?;
+        self.inherit(file.as_raw_fd(), name);
+        self.files.push(file);
+        Ok(())
+    }
+
+    /// Has it join a namespace instead of making one.
+    pub fn join(&mut self, kind: &str, path: &Path) {
+        self.options.push(("--join-ns", Value::Namespace(kind.to_owned(), path.to_owned())));
     }
 
     /// Has it killed when this process dies: nobody would wait for what it makes.
     pub fn tie(&mut self) {
-        process::die_with_caller(&mut self.command);
+        self.tied = true;
     }
 
     /// Runs it. `silent`: with no standard streams; otherwise it has ours, to hand them on.
-    pub fn run(mut self, silent: bool) -> Result<(), Error> {
-        // What is in there tells of an earlier run.
-        let _ = fs::remove_file(&self.log);
-        if silent {
-            self.command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    pub fn run(self, silent: bool) -> Result<(), Error> {
+        let status = self.spawn(self.words(), silent)?.wait();
+        self.judge(status.map_err(|error| self.failed_to_run(&error))?)
+    }
+
+    fn words(&self) -> Vec<OsString> {
+        let log = OsString::from(self.log);
+        let (images, work) = (self.images.clone().into_os_string(), self.work.clone().into_os_string());
+        let common =
+            [self.verb.into(), "--images-dir".into(), images, "--work-dir".into(), work, "--log-file".into(), log];
+        let mut words = Vec::from(common);
+        words.push("-v4".into());
+        for (option, value) in &self.options {
+            let word: OsString = match value {
+                Value::Nothing => {
+                    words.push(option.into());
+                    continue;
+                }
+                Value::Joined(value) => {
+                    words.push(format!("{option}={value}").into());
+                    continue;
+                }
+                Value::Word(word) => word.clone(),
+                Value::Descriptor(descriptor, name) => format!("fd[{descriptor}]:{name}").into(),
+                Value::Namespace(kind, path) => [kind.as_ref(), ":".as_ref(), path.as_os_str()].into_iter().collect(),
+            };
+            words.extend([option.into(), word]);
         }
-        let status = self.command.status().map_err(|error| self.missing(&error))?;
+        words
+    }
+
+    fn spawn(&self, words: Vec<OsString>, silent: bool) -> Result<Child, Error> {
+        // What is in there tells of an earlier run.
+        let _ = fs::remove_file(self.log_path());
+        let mut command = Command::new(&self.program);
+        command.args(words);
+        if silent {
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        }
+        if self.tied {
+            process::die_with_caller(&mut command);
+        }
+        command.spawn().map_err(|error| self.failed_to_run(&error))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.work.join(self.log)
+    }
+
+    fn judge(&self, status: ExitStatus) -> Result<(), Error> {
         if status.success() {
             return Ok(());
         }
-        let reason = fs::read_to_string(&self.log).ok().and_then(|log| last_error(&log));
-        let reason = reason.unwrap_or_else(|| format!("{status}; criu check tells whether it works on this kernel"));
-        Err(Error::internal(format!("criu {} failed: {reason} (log file: {})", self.verb, self.log.display())))
+        Err(self.failure(&format!("{status}; criu check tells whether it works on this kernel")))
     }
 
-    fn missing(&self, error: &io::Error) -> Error {
-        let program = self.command.get_program().display();
+    /// What the log says, or if it says nothing, `otherwise`.
+    fn failure(&self, otherwise: &str) -> Error {
+        let log = self.log_path();
+        let reason = fs::read_to_string(&log).ok().and_then(|log| last_error(&log));
+        let reason = reason.as_deref().unwrap_or(otherwise);
+        Error::internal(format!("criu {} failed: {reason} (log file: {})", self.verb, log.display()))
+    }
+
+    fn failed_to_run(&self, error: &io::Error) -> Error {
+        let program = self.program.display();
         let text = match error.kind() {
             io::ErrorKind::NotFound => format!(
                 "exec: \"{program}\": executable file not found in $PATH: checkpoint and restore need CRIU (Debian \
@@ -118,7 +218,7 @@ pub fn make_dir(path: &Path) -> Result<(), Error> {
 }
 
 /// Lets a descriptor through to the program.
-fn inheritable(file: &fs::File) -> Result<(), Error> {
+fn inheritable(file: &impl AsFd) -> Result<(), Error> {
     fcntl(file, FcntlArg::F_SETFD(FdFlag::empty()))
         .map(drop)
         .map_err(|error| Error::io("hand a descriptor to criu", error))

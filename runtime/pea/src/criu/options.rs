@@ -82,6 +82,9 @@ pub struct RestoreOptions {
     pub stdout: Option<OwnedFd>,
     /// The same for standard error.
     pub stderr: Option<OwnedFd>,
+    /// A listening Unix socket that receives the master of the pty that was the container's terminal (`process.terminal` must
+    /// be set).
+    pub console_socket: Option<PathBuf>,
     /// A configuration to use instead of the bundle's `config.json`.
     pub config: Option<PathBuf>,
     /// A file that receives the init's pid, whole or not at all.
@@ -90,6 +93,8 @@ pub struct RestoreOptions {
     pub lsm_profile: Option<String>,
     /// The context of mounts that have one.
     pub lsm_mount_context: Option<String>,
+    /// As [`CreateOptions::runtime_namespaces`](crate::CreateOptions::runtime_namespaces). CRIU runs in there, too.
+    pub runtime_namespaces: Vec<OwnedFd>,
 }
 
 impl RestoreOptions {
@@ -100,10 +105,12 @@ impl RestoreOptions {
             stdin: None,
             stdout: None,
             stderr: None,
+            console_socket: None,
             config: None,
             pid_file: None,
             lsm_profile: None,
             lsm_mount_context: None,
+            runtime_namespaces: Vec::new(),
         }
     }
 }

@@ -29,14 +29,13 @@ use nix::unistd::geteuid;
 use self::init::Init;
 use self::sync::{Channel, Message};
 use crate::error::Error;
-use crate::hooks;
 use crate::socket;
 use crate::state::State;
 use crate::sys::clone::{Clone as Cloned, clone3};
 use crate::sys::process::{self, Fork};
 
 pub use self::gate::{Gate, SOCKET as GATE, is_closed as is_gate_closed, open as open_gate};
-pub use self::plan::Plan;
+pub use self::plan::{Hooks, Plan};
 
 /// A plan and what its init inherits.
 #[derive(Debug)]
@@ -211,8 +210,7 @@ fn attend(build: &Build<'_>, init: &Newborn, walks: bool, line: &Channel) -> Res
             Some(Message::HooksDue) => {
                 plan.cgroup.enforce(device_program.take())?;
                 let state = State { pid, ..build.state.clone() };
-                hooks::run("prestart", &plan.hooks.prestart, &state, None)?;
-                hooks::run("createRuntime", &plan.hooks.create_runtime, &state, None)?;
+                plan.hooks.run_of_runtime(&state)?;
                 tell(&Message::HooksRan);
             }
             Some(Message::Ready) if plan.hooks.any() => return Ok(()),

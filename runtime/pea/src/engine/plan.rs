@@ -10,8 +10,9 @@ use super::namespace::Namespaces;
 use super::netdevice::{self, NetDevice};
 use crate::error::Error;
 use crate::options::CgroupDriver;
+use crate::state::State;
 use crate::store::Container;
-use crate::{cgroup, process, rootfs};
+use crate::{cgroup, hooks, process, rootfs};
 
 /// A container to be.
 #[derive(Debug)]
@@ -64,7 +65,8 @@ impl Plan {
 }
 
 impl Hooks {
-    fn new(spec: &Spec) -> Self {
+    /// Those of a specification.
+    pub fn new(spec: &Spec) -> Self {
         let Some(hooks) = spec.hooks() else { return Self::default() };
         let list = |kind: &Option<Vec<Hook>>| kind.clone().unwrap_or_default();
         #[allow(deprecated)] // by the specification, yet in use
@@ -79,6 +81,17 @@ impl Hooks {
 
     /// Whether any run while the container is created.
     pub fn any(&self) -> bool {
-        [&self.prestart, &self.create_runtime, &self.create_container].iter().any(|hooks| !hooks.is_empty())
+        self.any_of_runtime() || !self.create_container.is_empty()
+    }
+
+    /// Whether any run in the runtime's namespaces.
+    pub fn any_of_runtime(&self) -> bool {
+        !self.prestart.is_empty() || !self.create_runtime.is_empty()
+    }
+
+    /// Runs those, in this process's namespaces.
+    pub fn run_of_runtime(&self, state: &State) -> Result<(), Error> {
+        hooks::run("prestart", &self.prestart, state, None)?;
+        hooks::run("createRuntime", &self.create_runtime, state, None)
     }
 }

@@ -45,7 +45,8 @@ pub fn open(socket: BorrowedFd<'_>, size: Option<tty::Size>) -> Result<OwnedFd, 
     Ok(slave)
 }
 
-fn send(socket: BorrowedFd<'_>, master: &OwnedFd) -> Result<(), Error> {
+/// Hands a terminal's master over.
+pub fn send(socket: BorrowedFd<'_>, master: &OwnedFd) -> Result<(), Error> {
     let fds = [master.as_raw_fd()];
     let name = [IoSlice::new(b"/dev/ptmx")];
     let message = [ControlMessage::ScmRights(&fds)];

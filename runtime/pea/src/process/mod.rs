@@ -15,6 +15,6 @@ mod plan;
 mod scheduler;
 
 pub use confine::{Launch, confine};
-pub use console::{connect, open as open_console};
+pub use console::{connect, open as open_console, send as send_console};
 pub use null::reopen_null;
 pub use plan::{OOM_SCORE, Plan};

@@ -156,6 +156,11 @@ pub fn has_follow_up(spec: &Spec) -> bool {
     hooks || spec.linux().as_ref().is_some_and(|linux| linux.intel_rdt().is_some())
 }
 
+/// Whether the container's program has a terminal.
+pub fn has_terminal(spec: &Spec) -> bool {
+    spec.process().as_ref().and_then(|process| process.terminal()).unwrap_or(false)
+}
+
 /// The rules of `linux.resources.devices`, checked.
 pub fn device_rules(spec: &Spec) -> Result<Rules, Error> {
     let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());

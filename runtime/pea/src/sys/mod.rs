@@ -10,6 +10,7 @@ pub mod clone;
 mod entry;
 pub mod mount;
 pub mod notify;
+pub mod passing;
 pub mod process;
 pub mod sched;
 pub mod seccomp;

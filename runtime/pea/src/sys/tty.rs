@@ -1,12 +1,10 @@
 //! Pseudo-terminals (pty(7), ioctl_tty(2)).
 
-use std::io::{self, IoSliceMut};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
-
-use super::{check, own};
+use super::{check, own, passing};
 
 /// A terminal's size in characters.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -27,17 +25,8 @@ pub fn open_slave(master: BorrowedFd<'_>) -> io::Result<OwnedFd> {
 
 /// The descriptor that comes over a console socket.
 pub fn receive(socket: &UnixStream) -> io::Result<OwnedFd> {
-    let mut name = [0; 256];
-    let mut space = nix::cmsg_space!([i32; 1]);
-    let mut data = [IoSliceMut::new(&mut name)];
-    let flags = MsgFlags::MSG_CMSG_CLOEXEC;
-    let message = recvmsg::<()>(socket.as_raw_fd(), &mut data, Some(&mut space), flags)?;
-    let mut fds = message.cmsgs()?.filter_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
-        _ => None,
-    });
-    // The kernel made it for this message; there is space for one only.
-    fds.next().map(|fd| own(fd.into())).ok_or_else(|| io::Error::other("the message has no descriptor in it"))
+    let (_, descriptor) = passing::receive(socket.as_fd(), &mut [0; 256])?;
+    descriptor.ok_or_else(|| io::Error::other("the message has no descriptor in it"))
 }
 
 /// Makes the terminal the controlling one of this session.

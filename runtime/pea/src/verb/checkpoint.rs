@@ -3,6 +3,7 @@
 use crate::cgroup;
 use crate::criu::{CheckpointOptions, Criu, Descriptors, Externals, make_dir};
 use crate::error::{Error, ErrorKind};
+use crate::spec;
 use crate::state::Status;
 use crate::store::{Container, Record};
 use crate::verb::{delete, query};
@@ -53,9 +54,14 @@ fn dump(container: &Container, record: &Record, init: i32, options: &CheckpointO
     if let Some(descriptor) = options.status_fd {
         criu.arg("--status-fd", descriptor.to_string());
     }
-    if !options.pre_dump {
-        Externals::of(&container.spec()?, &record.bundle, &record.cgroup).tell_dump(&mut criu, init)?;
-        Descriptors::of(init).save(&options.criu.images)?;
+    if options.pre_dump {
+        return criu.run(true);
     }
-    criu.run(true)
+    let spec = container.spec()?;
+    Externals::of(&spec, &record.bundle, &record.cgroup).tell_dump(&mut criu, init)?;
+    Descriptors::of(init).save(&options.criu.images)?;
+    match spec::has_terminal(&spec) {
+        true => criu.converse(true, true, |_| Ok(())).map(drop),
+        false => criu.run(true),
+    }
 }

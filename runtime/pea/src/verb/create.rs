@@ -4,7 +4,7 @@ use std::env;
 use std::fs;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::fcntl::{OFlag, open};
 use nix::sys::stat::{Mode, umask};
@@ -90,11 +90,12 @@ struct Prepared {
 }
 
 impl Request {
-    /// Without the standard streams, which have a place of their own.
+    /// Without the descriptors, which have a place of their own.
     fn split(mut self) -> (Self, Kept) {
         let options = &mut self.options;
         let stdio = [options.stdin.take(), options.stdout.take(), options.stderr.take()];
-        let kept = Kept { stdio, preserve: options.preserve_fds };
+        let namespaces = mem::take(&mut options.runtime_namespaces);
+        let kept = Kept { stdio, preserve: options.preserve_fds, namespaces };
         (self, kept)
     }
 
@@ -145,7 +146,7 @@ impl Request {
         let mut plan = engine::Plan::new(&spec, &self.bundle, &self.container, self.driver)?;
         plan.cgroup.set_rootless(self.options.rootless);
         plan.cgroup.check()?;
-        self.check_console(plan.process.terminal)?;
+        check_console(plan.process.terminal, self.options.console_socket.as_deref())?;
         let record = Record {
             id: self.container.id().to_owned(),
             bundle: self.bundle.clone(),
@@ -177,15 +178,6 @@ impl Request {
                 spec::load_given(&path)
             }
         }
-    }
-
-    fn check_console(&self, terminal: bool) -> Result<(), Error> {
-        let text = match (terminal, &self.options.console_socket) {
-            (true, None) => "process.terminal is true: a console socket is needed to hand over the terminal",
-            (false, Some(_)) => "a console socket was given, but process.terminal is not true",
-            _ => return Ok(()),
-        };
-        Err(Error::new(ErrorKind::InvalidArgument, text))
     }
 
     fn build(&self, plan: &engine::Plan, kept: Kept, record: &Record) -> Result<Built, Error> {
@@ -267,6 +259,16 @@ impl Drop for Surroundings {
             let _ = fs::write(process::OOM_SCORE, before);
         }
     }
+}
+
+/// A terminal and somebody to serve it belong together.
+pub fn check_console(terminal: bool, socket: Option<&Path>) -> Result<(), Error> {
+    let text = match (terminal, socket) {
+        (true, None) => "process.terminal is true: a console socket is needed to hand over the terminal",
+        (false, Some(_)) => "a console socket was given, but process.terminal is not true",
+        _ => return Ok(()),
+    };
+    Err(Error::new(ErrorKind::InvalidArgument, text))
 }
 
 /// Gives the container a session keyring of its own; kernels without keyrings have none to protect.

@@ -1,25 +1,31 @@
 //! `restore`: a container from what a checkpoint has left.
 
 use std::env;
-use std::fs;
+use std::fs::{self, File};
+use std::mem;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::{chroot, fchdir};
 use oci_spec::runtime::Spec;
 
 use crate::cgroup;
-use crate::criu::{Criu, Descriptors, Externals, RestoreOptions, make_dir};
-use crate::error::{Error, ErrorKind};
+use crate::criu::{Criu, Descriptors, Externals, Notice, RestoreOptions, make_dir};
+use crate::engine::Hooks;
+use crate::error::Error;
 use crate::helper::{self, Kept};
 use crate::options::CgroupDriver;
 use crate::pending::Pending;
+use crate::process;
 use crate::rootfs;
+use crate::socket;
 use crate::spec;
-use crate::state::Traits;
+use crate::state::{State, Status, Traits};
 use crate::store::{Container, Init, Lock, Record, replace};
 use crate::sys;
+use crate::verb::create::check_console;
 
 /// Begins the restoring in a helper child. The init becomes its child, and with its end the caller's.
 pub fn restore(
@@ -30,8 +36,9 @@ pub fn restore(
 ) -> Result<Pending, Error> {
     let mut options = options;
     let stdio = [options.stdin.take(), options.stdout.take(), options.stderr.take()];
+    let kept = Kept { stdio, preserve: 0, namespaces: mem::take(&mut options.runtime_namespaces) };
     let request = Request { container, driver, bundle: bundle.to_owned(), options };
-    helper::spawn(Kept { stdio, preserve: 0 }, move |kept| request.run(kept))
+    helper::spawn(kept, move |kept| request.run(kept))
 }
 
 struct Request {
@@ -48,12 +55,10 @@ impl Request {
         let path = self.options.config.clone().unwrap_or_else(|| self.bundle.join("config.json"));
         let (spec, text) = spec::load_given(&path)?;
         spec::check(&spec)?;
-        if spec.process().as_ref().and_then(|process| process.terminal()) == Some(true) && !self.options.criu.shell_job
-        {
-            // CRIU hands a new master over by its library only, not by its command line.
-            let text = "config.json: process.terminal: a container with a terminal cannot be restored (only one whose \
-                        terminal was its caller's: --shell-job)";
-            return Err(Error::new(ErrorKind::Unsupported, text));
+        let console_socket = self.options.console_socket.as_deref();
+        // A job of a shell's has the terminal of its caller, when it comes back too.
+        if console_socket.is_some() || !self.options.criu.shell_job {
+            check_console(spec::has_terminal(&spec), console_socket)?;
         }
         let cgroup = cgroup::Plan::new(&spec, self.container.id(), self.driver)?;
         cgroup.check()?;
@@ -90,7 +95,8 @@ impl Request {
         let here = env::current_dir().map_err(|error| Error::io("find the working directory", error))?;
         let options = &mut self.options;
         options.criu.images = here.join(&options.criu.images);
-        for path in [&mut options.criu.work, &mut options.pid_file, &mut options.config].into_iter().flatten() {
+        let paths = [&mut options.criu.work, &mut options.console_socket, &mut options.pid_file, &mut options.config];
+        for path in paths.into_iter().flatten() {
             *path = here.join(&path);
         }
         Ok(())
@@ -115,13 +121,44 @@ impl Request {
         if let Some(work) = &options.criu.work {
             make_dir(work)?;
         }
-        let pid_file = self.container.dir().join("restored.pid");
+        let console = options.console_socket.as_deref().map(process::connect).transpose()?;
+        // These may have to do with the namespaces, which are new. The other hooks are of a program that begins, and this one
+        // goes on. (So it is with runc.)
+        let hooks = Hooks::new(spec);
+        let outside = Outside::of_this_process()?;
+        mount_root(&record.rootfs)?;
+        let criu = self.criu(spec, record)?;
+        if console.is_none() && !hooks.any_of_runtime() {
+            return self.restore_silently(criu);
+        }
+        let mut awaited = console.is_some();
+        let heed = |notice| match (notice, &console) {
+            (Notice::Namespaces(pid), _) => {
+                outside.enter()?;
+                hooks.run_of_runtime(&State::of(record, Status::Creating, pid))
+            }
+            (Notice::Terminal(master), Some(console)) => {
+                awaited = false;
+                process::send_console(console.as_fd(), &master)
+            }
+            (Notice::Terminal(_), None) => Ok(()),
+        };
+        match criu.converse(false, console.is_some(), heed)? {
+            Some(_) if awaited => Err(Error::spec(format!(
+                "config.json: process.terminal is true, but the images in {} are of a container without one",
+                options.criu.images.display()
+            ))),
+            Some(pid) => Ok(pid),
+            None => Err(Error::internal("criu does not say which process it has restored")),
+        }
+    }
+
+    /// What CRIU is told however it is run.
+    fn criu(&self, spec: &Spec, record: &Record) -> Result<Criu, Error> {
+        let options = &self.options;
         let mut criu = Criu::new("restore", &options.criu);
         criu.tie();
-        criu.switch("--restore-detached", true);
         criu.switch("--restore-sibling", true);
-        criu.arg("--pidfile", &pid_file);
-        mount_root(&record.rootfs)?;
         criu.arg("--root", &record.rootfs);
         criu.arg_in_one("--manage-cgroups", options.criu.manage_cgroups.as_deref().unwrap_or("soft"));
         criu.arg("--cgroup-root", &record.cgroup);
@@ -131,10 +168,17 @@ impl Request {
         if let Some(context) = &options.lsm_mount_context {
             criu.arg("--lsm-mount-context", context);
         }
-        let files = Externals::of(spec, &record.bundle, &record.cgroup).tell_restore(&mut criu)?;
+        Externals::of(spec, &record.bundle, &record.cgroup).tell_restore(&mut criu)?;
         Descriptors::load(&options.criu.images).tell_restore(&mut criu);
+        Ok(criu)
+    }
+
+    /// With nothing to be done on the way.
+    fn restore_silently(&self, mut criu: Criu) -> Result<i32, Error> {
+        let pid_file = self.container.dir().join("restored.pid");
+        criu.switch("--restore-detached", true);
+        criu.arg("--pidfile", &pid_file);
         criu.run(false)?;
-        drop(files);
         let text = fs::read_to_string(&pid_file);
         let text = text.map_err(|error| Error::io(format!("read {}", pid_file.display()), error))?;
         text.trim().parse().map_err(|_| Error::internal(format!("criu's pid file says {text:?}")))
@@ -159,4 +203,24 @@ fn mount_root(rootfs: &Path) -> Result<(), Error> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(failed)?;
     mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_SLAVE, none).map_err(failed)?;
     mount(Some(rootfs), rootfs, none, MsFlags::MS_BIND | MsFlags::MS_REC, none).map_err(failed)
+}
+
+/// The mount namespace that is left for CRIU, where hooks run all the same.
+struct Outside {
+    namespace: File,
+    root: File,
+}
+
+impl Outside {
+    fn of_this_process() -> Result<Self, Error> {
+        let failed = |error| Error::io("open the mount namespace", error);
+        let namespace = File::open("/proc/self/ns/mnt").map_err(failed)?;
+        Ok(Self { namespace, root: socket::open_dir(Path::new("/")).map_err(failed)? })
+    }
+
+    /// Goes back there. The root need not be that of the namespace, which is what one gets by entering.
+    fn enter(&self) -> Result<(), Error> {
+        let entered = setns(&self.namespace, CloneFlags::CLONE_NEWNS).and_then(|()| fchdir(&self.root));
+        entered.and_then(|()| chroot(".")).map_err(|error| Error::io("go back to the mount namespace", error))
+    }
 }

@@ -21,7 +21,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl::set_dumpable;
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::sys::stat::{fstat, stat};
-use nix::sys::wait::waitpid;
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Gid, Pid, Uid, setgroups, setresgid, setresuid};
 
 use super::init;
@@ -66,12 +66,7 @@ pub(super) fn spawn(plan: Plan, users: &Users, own_pids: bool) -> Result<i32, Er
     };
     drop((inits_end, builders_end));
     let mapped = if building.join.is_some() { Ok(()) } else { map(builder, users) };
-    let built = mapped.and_then(|()| hear(&mut news).map_err(failed)?);
-    // It has ended, or is not to go on.
-    let builder = Pid::from_raw(builder);
-    let _ = kill(builder, Signal::SIGKILL);
-    waitpid(builder, None).map_err(|errno| failed(errno.into()))?;
-    let pid = built?;
+    let pid = end(builder, mapped.and_then(|()| hear(&mut news)))?;
     init::await_up(line, pid).map_err(|source| Error::io("start the init that holds the pod's namespaces", source))?;
     Ok(pid)
 }
@@ -100,18 +95,45 @@ fn lines(ranges: &[IdRange]) -> String {
     ranges.iter().map(|range| format!("{} {} {}\n", range.inside, range.outside, range.size)).collect()
 }
 
-/// Lets the builder go on, and hears what has come of it: the init's pid, or a report of the failure after a 0.
-fn hear(news: &mut UnixStream) -> io::Result<Result<i32, Error>> {
-    news.set_read_timeout(Some(init::SETUP))?;
-    news.write_all(&[0])?;
+/// Lets the builder go on, and hears what has come of it: the init's pid, or a report of the failure after a 0. `None` when it
+/// has ended without a word.
+fn hear(news: &mut UnixStream) -> Result<Option<i32>, Error> {
+    let failed = |source: io::Error| match source.kind() {
+        io::ErrorKind::WouldBlock => silent(&format!("did not answer within {}s", init::SETUP.as_secs())),
+        _ => Error::io("hear of the pod's user namespace", source),
+    };
+    news.set_read_timeout(Some(init::SETUP)).map_err(failed)?;
+    // One that has ended already hears nothing, and that shows in what it says.
+    let _ = news.write_all(&[0]);
     let mut answer = Vec::new();
-    news.read_to_end(&mut answer)?;
-    let (pid, report) = answer.split_first_chunk().ok_or(io::ErrorKind::UnexpectedEof)?;
-    match (i32::from_le_bytes(*pid), Error::from_report(report)) {
-        (0, Some(Err(error))) => Ok(Err(error)),
-        (0, _) => Err(io::ErrorKind::InvalidData.into()),
-        (pid, _) => Ok(Ok(pid)),
+    match news.read_to_end(&mut answer) {
+        Err(error) if error.kind() != io::ErrorKind::ConnectionReset => return Err(failed(error)),
+        _ => {}
     }
+    let Some((pid, report)) = answer.split_first_chunk() else { return Ok(None) };
+    match (i32::from_le_bytes(*pid), Error::from_report(report)) {
+        (0, Some(Err(error))) => Err(error),
+        (0, _) => Ok(None),
+        (pid, _) => Ok(Some(pid)),
+    }
+}
+
+/// Ends the builder, which has ended by itself or is not to go on, and tells what has come of it.
+fn end(builder: i32, heard: Result<Option<i32>, Error>) -> Result<i32, Error> {
+    let builder = Pid::from_raw(builder);
+    // To one that is on its way out already this does nothing: its status stays its own.
+    let _ = kill(builder, Signal::SIGKILL);
+    let ended = waitpid(builder, None).map_err(|errno| Error::io("wait for the end of the pod's builder", errno))?;
+    heard?.ok_or_else(|| match ended {
+        WaitStatus::Exited(_, status) => silent(&format!("ended with status {status}")),
+        WaitStatus::Signaled(_, signal, _) => silent(&format!("was killed by {signal}")),
+        _ => silent("ended"),
+    })
+}
+
+/// For a builder that could not say by itself what was wrong.
+fn silent(what: &str) -> Error {
+    Error::internal(format!("make the pod's user namespace: the process that makes it {what}"))
 }
 
 fn be_the_builder(building: Building<'_>, mut shim: UnixStream, line: UnixStream) -> ! {
@@ -167,4 +189,42 @@ fn become_root() -> nix::Result<()> {
     setresuid(user, user, user)?;
     // As after any change of users, unless fs.suid_dumpable says otherwise.
     set_dumpable(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is told of a builder that says this, and then dies or ends with status 7. (It is forked from a program with
+    /// threads, and must not allocate.)
+    fn told(says: &[u8], dies: bool) -> String {
+        let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+        let builder = match sys::fork(0).unwrap() {
+            Fork::Child => {
+                let _ = theirs.write_all(says);
+                if dies {
+                    let _ = nix::sys::signal::raise(Signal::SIGKILL);
+                }
+                sys::exit_now(7)
+            }
+            Fork::Parent(pid) => pid,
+        };
+        drop(theirs);
+        end(builder, hear(&mut ours)).map_or_else(|error| error.to_string(), |pid| pid.to_string())
+    }
+
+    #[test]
+    fn a_builder_that_ends_without_a_word_is_told_by_how_it_ended() {
+        let ended = "make the pod's user namespace: the process that makes it ended with status 7";
+        assert_eq!(told(&[], false), ended);
+        assert_eq!(told(&[0; 4], false), ended, "a failure without a report");
+        assert!(told(&[], true).ends_with("the process that makes it was killed by SIGKILL"));
+    }
+
+    #[test]
+    fn a_builder_that_says_something_is_believed() {
+        assert_eq!(told(&70_000_i32.to_le_bytes(), false), "70000");
+        let report = Error::report(&Err(Error::invalid("no such users")));
+        assert_eq!(told(&[vec![0; 4], report].concat(), true), "no such users");
+    }
 }

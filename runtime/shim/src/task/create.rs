@@ -59,9 +59,6 @@ fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
     let in_sandbox = home.sandbox_bundle.map(|bundle| record::task_in_sandbox(&bundle, &request.id));
     let images = Some(&request.checkpoint).filter(|path| !path.is_empty()).map(PathBuf::from);
     let images = images.or_else(|| options.criu_images.clone());
-    if images.is_some() && request.terminal {
-        return Err(Error::unimplemented("a container with a terminal cannot be restored from a checkpoint"));
-    }
     Ok(Container::new(Process::new(&request.id, "", Stdio::from(request)), record, in_sandbox, options)
         .restored_from(images))
 }
@@ -101,6 +98,7 @@ async fn apply(pod: &Pod, container: &Arc<Container>, request: &CreateTaskReques
         pod.events.publish(&Event::Create(created(container, request, 0)));
         return Ok(0);
     }
+    let node = pod.copy_of_node()?;
     let child = build(&container.init, Surroundings::of(pod, container), |ends, console_socket| {
         let create = pea::CreateOptions {
             stdin: ends.stdin,
@@ -110,6 +108,7 @@ async fn apply(pod: &Pod, container: &Arc<Container>, request: &CreateTaskReques
             no_pivot: options.no_pivot,
             no_new_keyring: options.no_new_keyring,
             config,
+            runtime_namespaces: node,
             ..Default::default()
         };
         container.runtime.create(&container.id, bundle, create)

@@ -24,9 +24,11 @@ pub async fn restore(pod: &Pod, container: &Arc<Container>, images: &Path) -> Re
     let init = &container.init;
     let config = configuration(pod, container)?;
     let mut restore = options::restore_options(images, &container.options, &container.record.bundle)?;
+    restore.runtime_namespaces = pod.copy_of_node()?;
     init.enter(Phase::Building)?;
-    let built = build(init, Surroundings::of(pod, container), |ends, _| {
+    let built = build(init, Surroundings::of(pod, container), |ends, console_socket| {
         (restore.stdin, restore.stdout, restore.stderr) = (ends.stdin, ends.stdout, ends.stderr);
+        restore.console_socket = console_socket;
         restore.config = config;
         container.runtime.restore(&container.id, &container.record.bundle, restore)
     });

@@ -57,7 +57,11 @@ pub fn exec(
         subgroups: Subgroups::parse(&options.cgroup)?,
         ignore_paused: options.ignore_paused,
     };
-    let kept = Kept { stdio: [options.stdin, options.stdout, options.stderr], preserve: options.preserve_fds };
+    let kept = Kept {
+        stdio: [options.stdin, options.stdout, options.stderr],
+        preserve: options.preserve_fds,
+        ..Kept::default()
+    };
     Ok(helper::spawn(kept, move |kept| request.run(kept))?.with_pid_file(pid_file))
 }
 
