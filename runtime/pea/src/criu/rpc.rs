@@ -195,7 +195,11 @@ fn attend(line: &OwnedFd, request: &Message, mut heed: impl FnMut(Notice) -> Res
     // CRIU goes on to clear up after itself when something has failed here; that is the cause of all that it says then.
     let mut broken = None;
     loop {
-        let (length, descriptor) = passing::receive(line.as_fd(), &mut buffer).map_err(failed)?;
+        let (length, descriptor) = match passing::receive(line.as_fd(), &mut buffer) {
+            // It has ended with something of ours unread.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => (0, None),
+            received => received.map_err(failed)?,
+        };
         let answer = &buffer[..length];
         if length > 0 && protobuf::number(answer, 1) == Some(NOTIFY) {
             let heeded = notice(answer, descriptor).map_or(Ok(()), &mut heed);
