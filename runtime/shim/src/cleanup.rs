@@ -60,6 +60,8 @@ fn delete_sandbox(bundle: &Path) -> Vec<Error> {
         Ok(lock) => lock,
         Err(error) => return vec![error],
     };
+    // Before what may take its time: containerd ends this process after five seconds.
+    failures.extend(remove_socket(bundle).err());
     let options = match record::read::<SandboxOptions>(&bundle.join(record::SANDBOX)) {
         Ok(options) => options.unwrap_or_default(),
         Err(error) => return vec![error],
@@ -76,7 +78,6 @@ fn delete_sandbox(bundle: &Path) -> Vec<Error> {
         failures.extend(removed.err().map(Error::from));
     }
     failures.extend(files::remove(bundle).err());
-    failures.extend(remove_socket(bundle).err());
     if failures.is_empty() {
         // With what was being written when its writer died.
         failures.extend(record::remove_all(&record::tasks_of_sandbox(bundle)).err());
@@ -152,7 +153,7 @@ fn task_of(bundle: &Path, arguments: &Arguments) -> Option<record::Task> {
 /// One task's bundle. The shim it may have been started in also serves the other tasks of its group,
 /// so it is only asked to go: with anything left to look after, it stays.
 fn delete_task(bundle: &Path, arguments: &Arguments) -> Vec<Error> {
-    let mut failures = Vec::new();
+    let mut failures = Vec::from_iter(remove_socket(bundle).err());
     match task_of(bundle, arguments) {
         Some(record) => remove_task(&arguments.id, &record, &mut failures),
         None => failures.extend(mount::unmount(&bundle.join("rootfs")).err()),
@@ -166,7 +167,6 @@ fn delete_task(bundle: &Path, arguments: &Arguments) -> Vec<Error> {
     {
         let _ = sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGTERM);
     }
-    failures.extend(remove_socket(bundle).err());
     failures
 }
 

@@ -27,6 +27,11 @@ pub const READY: &str = "ready";
 /// How long clients may take to leave, and after them the last answers to get out.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// How long a shim may have nothing to look after. Whoever starts one makes something in it at once; one that nobody
+/// comes to was started for somebody who has given up, or was killed, and does not know of it any more: with a client of
+/// another mind it would live for ever.
+const UNUSED: Duration = Duration::from_secs(20);
+
 /// How readily the kernel ends this process for want of memory (proc_pid_oom_score_adj(5)).
 const OOM_SCORE: &str = "/proc/self/oom_score_adj";
 /// The most there is.
@@ -171,7 +176,8 @@ async fn live(inheritance: &mut Inheritance, rest: Rest) -> Result<(), Error> {
     Ok(())
 }
 
-/// Runs until the last client says so, or until SIGTERM, if there is nothing to look after. Returns whether a client did.
+/// Runs until the last client says so, or until SIGTERM or [`UNUSED`], if there is nothing to look after. Returns whether
+/// a client did.
 async fn until_the_end(pod: &Pod, terminate: &Signals) -> bool {
     loop {
         tokio::select! {
@@ -181,6 +187,12 @@ async fn until_the_end(pod: &Pod, terminate: &Signals) -> bool {
                     return false;
                 }
                 log::info("SIGTERM while the pod lives: ignored");
+            }
+            () = pod.unused(UNUSED) => {
+                if pod.quit_if_idle() {
+                    log::info(format!("nothing to look after for {}s: the shim ends", UNUSED.as_secs()));
+                    return false;
+                }
             }
         }
     }

@@ -1,7 +1,8 @@
 //! Events for containerd: one queue, one sender, so that they arrive in the order they happened.
 //!
 //! An event that cannot be delivered is tried again before the next one is looked at; a retry can
-//! therefore delay, but never reorder. Without an address (peapod) events are dropped at the door.
+//! therefore delay, but never reorder. While containerd is away, for however long, all of them wait.
+//! Without an address (peapod) events are dropped at the door.
 
 use std::time::Duration;
 
@@ -20,8 +21,12 @@ use crate::wire::timestamp;
 
 /// How many events may wait while containerd is away (as many as its own shim keeps).
 const QUEUE: usize = 2048;
-/// How often one event is tried.
+/// How often one event is tried with a containerd that is there.
 const ATTEMPTS: u32 = 5;
+/// By how much each pause before a further attempt is longer than the one before.
+const STEP: Duration = Duration::from_millis(if cfg!(test) { 1 } else { 1000 });
+/// How many steps the pauses last at most in which one that is away is looked for.
+const LONGEST_PAUSE: u32 = 4;
 /// The deadline of one delivery.
 const DELIVERY: Duration = Duration::from_secs(5);
 /// How long the shim's end waits for the last events.
@@ -158,11 +163,20 @@ impl Sender {
         let request = ForwardRequest { envelope: MessageField::some(envelope), ..Default::default() };
         let mut reason = String::new();
         for attempt in 0..ATTEMPTS {
-            tokio::time::sleep(Duration::from_secs(attempt.into())).await;
-            match self.attempt(&request).await {
-                Ok(()) => return,
+            pause(attempt).await;
+            let client = match self.client.take() {
+                Some(client) => client,
+                None => self.connect().await,
+            };
+            let deadline: Context = context::with_duration(DELIVERY);
+            match client.forward(deadline, &request).await {
+                Ok(_) => {
+                    self.client = Some(client);
+                    return;
+                }
                 // containerd has read it and said no; it will say no again.
                 Err(ttrpc::Error::RpcStatus(status)) => {
+                    self.client = Some(client);
                     return log::error(format!("containerd refused event {topic}: {}", status.message));
                 }
                 Err(error) => reason = error.to_string(),
@@ -171,17 +185,23 @@ impl Sender {
         log::error(format!("event {topic} dropped after {ATTEMPTS} attempts at {}: {reason}", self.address));
     }
 
-    /// Delivers over the connection there is, or a new one. One over which a delivery failed is given up.
-    async fn attempt(&mut self, request: &ForwardRequest) -> ttrpc::Result<()> {
-        let client = match self.client.take() {
-            Some(client) => client,
-            None => EventsClient::new(Client::connect(&self.address).await?),
-        };
-        let deadline: Context = context::with_duration(DELIVERY);
-        client.forward(deadline, request).await?;
-        self.client = Some(client);
-        Ok(())
+    /// Connects as soon as containerd is there: what it is not told of when it comes back, it never learns.
+    async fn connect(&self) -> EventsClient {
+        let mut failures = 0;
+        loop {
+            match Client::connect(&self.address).await {
+                Ok(client) => return EventsClient::new(client),
+                Err(error) if failures == 0 => log::error(format!("events wait for {}: {error}", self.address)),
+                Err(_) => {}
+            }
+            failures += 1;
+            pause(failures.min(LONGEST_PAUSE)).await;
+        }
     }
+}
+
+async fn pause(steps: u32) {
+    tokio::time::sleep(STEP * steps).await;
 }
 
 #[cfg(test)]
@@ -222,8 +242,8 @@ mod tests {
         for pid in 0..kept + 3 {
             events.publish(&Event::Exit(event::TaskExit { pid, ..Default::default() }));
         }
-        // Lets it find that nobody listens.
-        tokio::task::yield_now().await;
+        // Lets it find more often than it would try one event that nobody listens.
+        tokio::time::sleep(STEP * 100).await;
         let told = Arc::new(Told::default());
         let mut server = Server::new().bind(&format!("unix://{}", socket.display())).unwrap();
         server = server.register_service(create_events(told.clone()));

@@ -6,8 +6,9 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use crate::daemon::Socket;
 use crate::error::Error;
@@ -45,6 +46,8 @@ struct Inner {
     lock: Lock,
     node: OnceLock<Vec<File>>,
     members: Mutex<Members>,
+    /// Whether there is nothing to look after; told anew with every change.
+    empty: watch::Sender<bool>,
     quit: Notify,
 }
 
@@ -58,6 +61,10 @@ struct Members {
 }
 
 impl Members {
+    fn is_empty(&self) -> bool {
+        self.containers.is_empty() && self.sandbox.is_none()
+    }
+
     fn expect_open(&self) -> Result<(), Error> {
         if self.closing { Err(Error::precondition("this shim is about to end: start another one")) } else { Ok(()) }
     }
@@ -89,6 +96,7 @@ impl Pod {
             lock,
             node: OnceLock::new(),
             members: Mutex::new(Members { socket, ..Members::default() }),
+            empty: watch::Sender::new(true),
             quit: Notify::new(),
         };
         let ooms = Ooms::new(events.clone());
@@ -153,12 +161,15 @@ impl Pod {
             return Err(Error::exists(format!("container {} exists already", container.id)));
         }
         members.containers.insert(container.id.clone(), container);
+        self.changed(&members);
         Ok(())
     }
 
     /// Forgets a container.
     pub fn forget(&self, id: &str) {
-        self.members().containers.remove(id);
+        let mut members = self.members();
+        members.containers.remove(id);
+        self.changed(&members);
     }
 
     /// The container of that id.
@@ -179,7 +190,9 @@ impl Pod {
 
     /// Makes this the pod's sandbox, or with `None` leaves it without.
     pub fn set_sandbox(&self, sandbox: Option<Arc<Sandbox>>) {
-        self.members().sandbox = sandbox;
+        let mut members = self.members();
+        members.sandbox = sandbox;
+        self.changed(&members);
     }
 
     /// Refuses once the end is decided.
@@ -191,7 +204,7 @@ impl Pod {
     /// ends: then nothing is taken in any more, and who comes next does not find a socket where nobody would serve him.
     pub fn quit_if_idle(&self) -> bool {
         let mut members = self.members();
-        if !members.containers.is_empty() || members.sandbox.is_some() {
+        if !members.is_empty() {
             return false;
         }
         members.closing = true;
@@ -203,6 +216,22 @@ impl Pod {
     /// Ends when the shim should.
     pub async fn quitting(&self) {
         self.inner.quit.notified().await;
+    }
+
+    /// Ends when there has been nothing to look after for so long.
+    pub async fn unused(&self, long: Duration) {
+        let mut empty = self.inner.empty.subscribe();
+        loop {
+            // The sender is `self`, so neither wait can fail.
+            let _ = empty.wait_for(|empty| *empty).await;
+            if tokio::time::timeout(long, empty.changed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn changed(&self, members: &Members) {
+        self.inner.empty.send_replace(members.is_empty());
     }
 
     /// Runs an operation to its end even when the client that asked for it goes away in the middle:

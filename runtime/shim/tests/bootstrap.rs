@@ -364,6 +364,23 @@ fn a_log_that_is_no_fifo_is_left_alone() {
     });
 }
 
+/// `start` may have been killed before it could tell the address, or who had asked for it.
+#[test]
+fn a_shim_that_nobody_makes_anything_in_ends_although_somebody_stays_connected() {
+    run(async {
+        // This one holds a sandbox.
+        let busy = Pod::start().await;
+        let place = Place::new();
+        let address = place.started("bundle", "i");
+        let shim = Shim::connect(&address).await.unwrap();
+        let pid = shim.connect_task("nobody").await.unwrap().0;
+        eventually("the shim has ended", || !alive(pid));
+        assert!(!Path::new(address.strip_prefix("unix://").unwrap()).exists(), "the socket is still there");
+        busy.shim.start_sandbox(&busy.id).await.unwrap();
+        busy.end().await;
+    });
+}
+
 #[test]
 fn the_delete_of_a_tasks_bundle_ends_an_idle_shim_and_takes_away_what_a_dead_one_has_left() {
     run(async {

@@ -5,6 +5,8 @@
 mod support;
 
 use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -13,7 +15,7 @@ use support::cri::message::Message;
 use support::cri::{Node, own_processes};
 use support::crowd::{Holdings, crew};
 use support::pod::run_within;
-use support::{DEADLINE, shims_below};
+use support::{DEADLINE, alive, shims_below};
 
 const LIMIT: Duration = Duration::from_secs(240);
 const WORKERS: usize = 8;
@@ -64,10 +66,7 @@ fn containerd_killed_amid_the_work_of_eight_finds_its_pods_again_and_clears_the_
         assert!(shims_below(node.dir.path()).contains(&shim));
         node.remove_all().await;
         // A shim that had just been started, for a task that was never made, containerd 1.6 keeps for ever (later ones look
-        // for its task). Nothing being in it, it may be told to go; one with anything in it would stay.
-        for shim in shims_below(node.dir.path()) {
-            let _ = kill(Pid::from_raw(shim as i32), Signal::SIGTERM);
-        }
+        // for its task). With nothing in it, it ends by itself.
         until_clean(&node).await;
     });
 }
@@ -103,6 +102,92 @@ fn of_many_pods_those_whose_shims_are_killed_go_and_the_others_do_not_notice() {
         let now = || spared.iter().map(|(_, pod)| Holdings::of(pod.2)).collect::<Vec<_>>();
         node.until("the others hold what they held", async || now() == before).await;
         crew(WORKERS, PODS, async |n| node.remove(&pods[n].0).await).await;
+        node.clean().await;
+    });
+}
+
+#[test]
+fn a_shim_that_stands_still_holds_up_nobody_else_and_goes_on_where_it_was() {
+    const CALLS: usize = 10;
+    run_within(LIMIT, async {
+        let node = Node::start().await;
+        let stands = node.pod("stands").await;
+        let shim = shims_below(node.dir.path())[0];
+        let id = node.container(&stands, "stands", &["sleep", "10000"]).await;
+        let goes = node.pod("goes").await;
+        let other = node.container(&goes, "goes", &["sleep", "10000"]).await;
+        assert_eq!(node.exec(&id, &["true"]).await.0, 0);
+        let before = Holdings::of(shim);
+        let signal = |signal| kill(Pid::from_raw(shim as i32), signal).unwrap();
+        signal(Signal::SIGSTOP);
+        crew(WORKERS, CALLS, async |n| {
+            assert_eq!(node.exec(&other, &["echo", "here"]).await.1, "here\n");
+            let request = Message::new().text(1, &id).texts(2, &["sleep", "1000"]).number(3, 20);
+            // Its client gives up, as kubelet does.
+            let call = tokio::time::timeout(Duration::from_millis(500), node.call("ExecSync", &request)).await;
+            assert!(call.is_err(), "exec {n} in a shim that stands still: {call:?}");
+        })
+        .await;
+        signal(Signal::SIGCONT);
+        node.until("it goes on", async || node.exec(&id, &["echo", "here"]).await.1 == "here\n").await;
+        node.until("no exec is left that nobody waits for", async || {
+            node.exec(&id, &["ps", "-o", "comm"]).await.1.lines().count() == 3
+        })
+        .await;
+        node.until(&format!("it holds what it held: {before:#?} {:#?}", Holdings::of(shim)), async || {
+            Holdings::of(shim) == before
+        })
+        .await;
+        node.remove(&stands).await;
+        node.remove(&goes).await;
+        node.clean().await;
+    });
+}
+
+/// A cgroup with so little memory that nobody in it gets far.
+struct Narrow(PathBuf);
+
+impl Narrow {
+    fn around(pid: u32, name: &str) -> Self {
+        let (parent, limit) = match Path::new("/sys/fs/cgroup/memory").is_dir() {
+            true => ("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+            false => ("/sys/fs/cgroup", "memory.max"),
+        };
+        let cgroup = Path::new(parent).join(name);
+        fs::create_dir(&cgroup).unwrap();
+        fs::write(cgroup.join(limit), "1M").unwrap();
+        fs::write(cgroup.join("cgroup.procs"), pid.to_string()).unwrap();
+        Self(cgroup)
+    }
+}
+
+impl Drop for Narrow {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn a_shim_killed_for_want_of_memory_is_cleared_away() {
+    if !support::controls("memory") {
+        return testkit::skip("no memory controller");
+    }
+    run_within(LIMIT, async {
+        let node = Node::start().await;
+        let pod = node.pod("narrow").await;
+        let id = node.container(&pod, "c", &["sleep", "10000"]).await;
+        let shim = shims_below(node.dir.path())[0];
+        let narrow = Narrow::around(shim, &format!("{}-narrow", node.cgroup().trim_start_matches('/')));
+        let request = Message::new().text(1, &id).texts(2, &["true"]).number(3, 2);
+        // The kernel may take one of its helpers first.
+        node.until("the shim is killed", async || {
+            crew(WORKERS, WORKERS, async |_| drop(node.call("ExecSync", &request).await)).await;
+            !alive(shim)
+        })
+        .await;
+        drop(narrow);
+        node.until_exited(&id).await;
+        node.remove(&pod).await;
         node.clean().await;
     });
 }

@@ -75,6 +75,8 @@ pub struct Process {
 
 struct State {
     phase: Phase,
+    /// Kept to the delete; the child, which holds a descriptor, only to the end: not every client deletes its execs.
+    pid: Option<i32>,
     child: Option<Arc<Child>>,
     streams: Option<Streams>,
     /// The client closed standard input, perhaps before it was there.
@@ -89,7 +91,7 @@ impl Process {
             container: container.to_owned(),
             exec_id: exec_id.to_owned(),
             stdio,
-            state: Mutex::new(State { phase, child: None, streams: None, input_closed: false }),
+            state: Mutex::new(State { phase, pid: None, child: None, streams: None, input_closed: false }),
             fate: watch::Sender::new(Fate::Open),
             cancel: Notify::new(),
             killed: AtomicBool::new(false),
@@ -111,7 +113,7 @@ impl Process {
 
     /// Its pid on the node, once it has one. Kept after the end, as the protocol wants.
     pub fn pid(&self) -> Option<i32> {
-        self.state().child.as_ref().map(|child| child.pid)
+        self.state().pid
     }
 
     /// How it ended, once it has.
@@ -175,6 +177,7 @@ impl Process {
         if state.input_closed {
             streams.close_input();
         }
+        state.pid = Some(child.pid);
         state.child = Some(child);
         state.streams = Some(streams);
     }
@@ -182,9 +185,12 @@ impl Process {
     /// Records the end and tells everybody who waits.
     pub fn ended(&self, exit: Exit) {
         let stopped = self.enter(Phase::Stopped).is_ok();
-        if let Some(streams) = &mut self.state().streams {
+        let mut state = self.state();
+        state.child = None;
+        if let Some(streams) = &mut state.streams {
             streams.abandon_input();
         }
+        drop(state);
         if stopped {
             self.fate.send_replace(Fate::Ended(exit));
         }

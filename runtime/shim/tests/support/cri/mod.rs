@@ -172,6 +172,31 @@ impl Node {
         self.cri = connect(self.dir.path()).await;
     }
 
+    /// What a reboot of the machine is: no process lives on, and of files only those on disk are left.
+    pub async fn reboot(&mut self) {
+        self.daemon.kill().unwrap();
+        self.daemon.wait().unwrap();
+        let sockets = super::crowd::sockets();
+        for shim in super::shims_below(self.dir.path()) {
+            kill(Pid::from_raw(shim as i32), Signal::SIGKILL).unwrap();
+        }
+        let cgroup = PathBuf::from(self.cgroup());
+        pea::cgroup::kill_tree(&cgroup).and_then(|()| pea::cgroup::remove_tree(&cgroup)).unwrap();
+        for mount in super::mounts_below(self.dir.path()).iter().rev() {
+            let place = PathBuf::from(mount.split(' ').nth(4).unwrap());
+            nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH).unwrap();
+        }
+        for directory in ["state", "pea"] {
+            fs::remove_dir_all(self.dir.path().join(directory)).unwrap();
+        }
+        for socket in sockets {
+            let _ = fs::remove_file(socket);
+        }
+        testkit::run(Command::new("ip").args(["link", "delete", "cni0"]));
+        self.daemon = daemon(self.dir.path());
+        self.cri = connect(self.dir.path()).await;
+    }
+
     /// Where a pod's containers have their cgroups, as kubelet would say: a slice where systemd runs.
     pub fn cgroup(&self) -> String {
         let name = self.dir.path().file_name().unwrap().to_str().unwrap().trim_start_matches('.');
@@ -556,9 +581,13 @@ impl Drop for Node {
         }
         let _ = kill(Pid::from_raw(self.daemon.id() as i32), Signal::SIGTERM);
         let _ = self.daemon.wait();
+        let sockets = super::crowd::sockets();
         // A sandbox without a container is no task, and a shim goes only when it is asked to.
         for shim in super::shims_below(self.dir.path()) {
             let _ = kill(Pid::from_raw(shim as i32), Signal::SIGKILL);
+        }
+        for socket in sockets {
+            let _ = fs::remove_file(socket);
         }
         for mount in super::mounts_below(self.dir.path()).iter().rev() {
             let place = PathBuf::from(mount.split(' ').nth(4).unwrap());

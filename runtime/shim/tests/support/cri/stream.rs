@@ -38,9 +38,20 @@ impl Stream {
 
     /// Sends to a channel. (A client masks what it sends; a mask of zeroes leaves it as it is.)
     pub async fn send(&mut self, channel: u8, bytes: &[u8]) {
-        let length = u8::try_from(bytes.len() + 1).ok().filter(|length| *length < 126).expect("a short message");
-        let frame = [&[0x82, 0x80 | length, 0, 0, 0, 0, channel], bytes].concat();
-        self.0.write_all(&frame).await.unwrap();
+        self.try_send(channel, bytes).await.unwrap();
+    }
+
+    /// The same, where the other side may be gone.
+    pub async fn try_send(&mut self, channel: u8, bytes: &[u8]) -> std::io::Result<()> {
+        let length = bytes.len() + 1;
+        let mut frame = vec![0x82];
+        match u16::try_from(length).expect("a message of less than 64 KiB") {
+            short @ ..126 => frame.push(0x80 | short as u8),
+            long => frame.extend([&[0x80 | 126], &long.to_be_bytes()[..]].concat()),
+        }
+        frame.extend([0, 0, 0, 0, channel]);
+        frame.extend(bytes);
+        self.0.write_all(&frame).await
     }
 
     /// The next message: its channel and what it says; `None` at the end.
