@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
+use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use tokio::io::AsyncWriteExt;
@@ -16,6 +17,10 @@ use super::cri::CriLog;
 use super::open_nonblocking;
 use super::reader::{Late, Readers};
 use crate::error::Error;
+
+/// How long a client that has not come yet is waited for after the end. Who asked for the process may have been killed before
+/// he opened its FIFOs, and nobody will delete it then.
+const ABSENT: Duration = Duration::from_secs(10);
 
 /// An open end of output.
 pub(super) enum Sink {
@@ -96,14 +101,14 @@ impl Sink {
         }
     }
 
-    /// The stream has ended. Waits for a client that has not come yet, for as long as somebody waits for this.
+    /// The stream has ended. Waits a while for a client that has not come yet.
     pub(super) async fn finish(&mut self) -> io::Result<()> {
         match self {
             Self::CriLog(log) => log.finish(),
             Self::Fifo { writer, hold, late: Some(reader), .. } if !reader.has_left() => {
                 *hold = None;
                 reader.begin_anew();
-                reader.come(writer).await
+                tokio::time::timeout(ABSENT, reader.come(writer)).await.unwrap_or(Ok(()))
             }
             _ => Ok(()),
         }
