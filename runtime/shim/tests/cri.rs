@@ -113,16 +113,7 @@ fn probes_exec_and_attach_reach_a_container() {
         })
         .await;
         stream.send(STDIN, b"words\n").await;
-        let (mut output, mut status) = (Vec::new(), Vec::new());
-        while let Some((channel, bytes)) = stream.next().await {
-            match channel {
-                STDOUT => output.extend(bytes),
-                STATUS => status.extend(bytes),
-                _ => {}
-            }
-        }
-        assert_eq!(String::from_utf8_lossy(&output), "words\r\nwords\r\n40 100\r\n");
-        assert!(String::from_utf8_lossy(&status).contains("exit code 5"), "{}", String::from_utf8_lossy(&status));
+        assert_eq!(stream.finish().await, ("words\r\nwords\r\n40 100\r\n".to_owned(), 5));
 
         let attach = Message::new().text(1, &id).number(2, 1).number(4, 1).number(5, 1);
         let url = node.call("Attach", &attach).await.unwrap().text(&[1]);

@@ -188,32 +188,13 @@ impl Storm<'_> {
         let url = self.node.call("Exec", &request).await.unwrap().text(&[1]);
         let mut stream = Stream::open(&url).await;
         stream.send(STDIN, input.as_bytes()).await;
-        let (mut output, mut status) = (Vec::new(), Vec::new());
-        while let Some((channel, bytes)) = stream.next().await {
-            match channel {
-                STDOUT => output.extend(bytes),
-                STATUS => status.extend(bytes),
-                _ => {}
-            }
-        }
-        (String::from_utf8(output).unwrap(), exit_code(&status))
+        stream.finish().await
     }
 }
 
 /// The exit status of the run or exec of that number.
 fn status_of(n: usize) -> u64 {
     n as u64 % 256
-}
-
-/// The exit code in the `Status` object that ends a stream.
-fn exit_code(status: &[u8]) -> u64 {
-    let status: serde_json::Value = serde_json::from_slice(status).expect("a status");
-    match status["status"].as_str() {
-        Some("Success") => 0,
-        _ => {
-            status["details"]["causes"][0]["message"].as_str().and_then(|code| code.parse().ok()).expect("an exit code")
-        }
-    }
 }
 
 #[test]

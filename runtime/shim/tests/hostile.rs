@@ -5,10 +5,12 @@
 mod support;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pea_shim::client::{Bootstrap, CreateTask, Error, Mount, Shim, Stdio, delete};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pea_shim::client::{Bootstrap, CreateTask, Error, Exit, Mount, Shim, Stdio, delete};
 use pea_shim::sandbox::{Namespace, SandboxOptions};
 use support::pod::{Pod, binary, exec_to_end, process, run, shell, start_with_events};
 use support::{alive, open_files, status_field};
@@ -174,10 +176,7 @@ fn a_delete_that_takes_its_time_holds_nobody_up() {
         let pod = Pod::start().await;
         pod.start_container("other", &["sleep", "1000"], Stdio::default()).await;
         let gate = pod.dir.path().join("gate");
-        let wait = format!("while ! [ -e {} ]; do sleep 0.01; done", gate.display());
-        let hook =
-            serde_json::json!({"poststop": [{"path": "/bin/sh", "args": ["sh", "-c", wait], "env": ["PATH=/bin"]}]});
-        let change = |config: &mut serde_json::Value| config["hooks"] = hook;
+        let change = |config: &mut serde_json::Value| config["hooks"]["poststop"] = gated(&gate);
         pod.create_with("slow", &["true"], Stdio::default(), change).await.unwrap();
         let id = pod.container_id("slow");
         pod.shim.start(&id, None).await.unwrap();
@@ -324,11 +323,38 @@ fn a_client_that_goes_away_in_the_middle_of_a_create_leaves_it_whole() {
     });
 }
 
-/// The helper that works for the shim while a hook waits: its only child, the container's init having ended.
-fn helper(pod: &Pod) -> u32 {
+/// The delete of a container, held up by a hook.
+struct HeldDelete {
+    /// The container's id.
+    id: String,
+    /// The hook waits for this file.
+    gate: PathBuf,
+    /// The process that does the work for the shim.
+    helper: u32,
+    answer: tokio::task::JoinHandle<Result<Exit, Error>>,
+}
+
+impl HeldDelete {
+    /// Of a container that has ended, the only one of the pod.
+    async fn begin(pod: &Pod) -> Self {
+        let gate = pod.dir.path().join("gate");
+        let change = |config: &mut serde_json::Value| config["hooks"]["poststop"] = gated(&gate);
+        pod.create_with("c", &["true"], pod.log("c").0, change).await.unwrap();
+        let id = pod.container_id("c");
+        pod.shim.start(&id, None).await.unwrap();
+        pod.shim.wait(&id, None).await.unwrap();
+        let (shim, of) = (pod.shim.clone(), id.clone());
+        let answer = tokio::spawn(async move { shim.delete(&of, None).await });
+        pod.shim.state(&id, None).await.unwrap();
+        Self { id, gate, helper: only_child(pod), answer }
+    }
+}
+
+/// The shim's only child.
+fn only_child(pod: &Pod) -> u32 {
     let children = format!("/proc/{0}/task/{0}/children", pod.shim_pid);
     let mut pids = Vec::new();
-    support::eventually("a helper is at work", || {
+    support::eventually("there is one child", || {
         let text = fs::read_to_string(&children).unwrap();
         pids = text.split_whitespace().map(|pid| pid.parse::<u32>().unwrap()).collect();
         pids.len() == 1
@@ -340,25 +366,16 @@ fn helper(pod: &Pod) -> u32 {
 fn a_helper_has_its_pipe_and_the_lock_and_one_that_is_killed_is_a_failure_to_be_repeated() {
     run(async {
         let pod = Pod::start().await;
-        let gate = pod.dir.path().join("gate");
-        let change = |config: &mut serde_json::Value| config["hooks"]["poststop"] = gated(&gate);
-        pod.create_with("c", &["true"], pod.log("c").0, change).await.unwrap();
-        let id = pod.container_id("c");
-        pod.shim.start(&id, None).await.unwrap();
-        pod.shim.wait(&id, None).await.unwrap();
-        let (shim, of) = (pod.shim.clone(), id.clone());
-        let deleting = tokio::spawn(async move { shim.delete(&of, None).await });
-        pod.shim.state(&id, None).await.unwrap();
-        let pid = helper(&pod);
-        let held = |pid: u32| -> Vec<String> {
-            let fds = fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten();
+        let HeldDelete { id, gate, helper, answer } = HeldDelete::begin(&pod).await;
+        let held = || -> Vec<String> {
+            let fds = fs::read_dir(format!("/proc/{helper}/fd")).unwrap().flatten();
             fds.filter_map(|fd| Some(fs::read_link(fd.path()).ok()?.display().to_string())).collect()
         };
-        support::eventually("it has closed what is not its own", || held(pid).len() <= 6);
-        assert!(held(pid).iter().any(|file| file.ends_with("shim.lock")), "{:?}", held(pid));
-        assert!(!held(pid).iter().any(|file| file.starts_with("socket:")), "{:?}", held(pid));
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
-        let failed = deleting.await.unwrap().unwrap_err();
+        support::eventually("it has closed what is not its own", || held().len() <= 6);
+        assert!(held().iter().any(|file| file.ends_with("shim.lock")), "{:?}", held());
+        assert!(!held().iter().any(|file| file.starts_with("socket:")), "{:?}", held());
+        kill(Pid::from_raw(helper as i32), Signal::SIGKILL).unwrap();
+        let failed = answer.await.unwrap().unwrap_err();
         assert!(failed.to_string().contains("left no report"), "{failed}");
         fs::write(&gate, "").unwrap();
         pod.shim.delete(&id, None).await.unwrap();
@@ -370,19 +387,11 @@ fn a_helper_has_its_pipe_and_the_lock_and_one_that_is_killed_is_a_failure_to_be_
 fn a_helper_ends_with_its_shim() {
     run(async {
         let pod = Pod::start().await;
-        let change = |config: &mut serde_json::Value| config["hooks"]["poststop"] = gated(&pod.dir.path().join("gate"));
-        pod.create_with("c", &["true"], Stdio::default(), change).await.unwrap();
-        let id = pod.container_id("c");
-        pod.shim.start(&id, None).await.unwrap();
-        pod.shim.wait(&id, None).await.unwrap();
-        let (shim, of) = (pod.shim.clone(), id.clone());
-        let deleting = tokio::spawn(async move { shim.delete(&of, None).await });
-        pod.shim.state(&id, None).await.unwrap();
-        let pid = helper(&pod);
-        pod.signal_shim(nix::sys::signal::Signal::SIGKILL);
-        support::eventually("the helper has ended", || !alive(pid));
-        assert!(matches!(deleting.await.unwrap(), Err(Error::Closed(_))));
-        fs::write(pod.dir.path().join("gate"), "").unwrap();
+        let HeldDelete { gate, helper, answer, .. } = HeldDelete::begin(&pod).await;
+        pod.signal_shim(Signal::SIGKILL);
+        support::eventually("the helper has ended", || !alive(helper));
+        assert!(matches!(answer.await.unwrap(), Err(Error::Closed(_))));
+        fs::write(&gate, "").unwrap();
         delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
         pod.nothing_left();
     });

@@ -86,4 +86,28 @@ impl Stream {
         }
         String::from_utf8_lossy(&seen).into_owned()
     }
+
+    /// What is left of the standard output, and the exit code at the end of all.
+    pub async fn finish(mut self) -> (String, u64) {
+        let (mut output, mut status) = (Vec::new(), Vec::new());
+        while let Some((channel, bytes)) = self.next().await {
+            match channel {
+                STDOUT => output.extend(bytes),
+                STATUS => status.extend(bytes),
+                _ => {}
+            }
+        }
+        (String::from_utf8(output).unwrap(), exit_code(&status))
+    }
+}
+
+/// The exit code in the `Status` object that ends a stream.
+fn exit_code(status: &[u8]) -> u64 {
+    let status: serde_json::Value = serde_json::from_slice(status).expect("a status");
+    match status["status"].as_str() {
+        Some("Success") => 0,
+        _ => {
+            status["details"]["causes"][0]["message"].as_str().and_then(|code| code.parse().ok()).expect("an exit code")
+        }
+    }
 }
