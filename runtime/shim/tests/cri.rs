@@ -12,7 +12,7 @@ use std::time::Duration;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use support::cri::message::Message;
-use support::cri::stream::{RESIZE, STATUS, STDIN, STDOUT, Stream};
+use support::cri::stream::{RESIZE, STDIN, STDOUT, Stream};
 use support::cri::{Node, RUNNING, own_processes, reads_to_the_end, sandboxer, serves_pauseless_fully, version};
 use support::pod::run;
 use support::{cgroups_named, eventually, shims_below};

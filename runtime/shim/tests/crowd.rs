@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use pea_shim::client::Stdio;
 use support::cri::events::{Event, Heard, faults};
 use support::cri::message::Message;
-use support::cri::stream::{STATUS, STDIN, STDOUT, Stream};
+use support::cri::stream::{STDIN, Stream};
 use support::cri::{Node, Pod};
 use support::crowd::{Holdings, crew, fifos, links, own_memory, sockets};
 use support::pod::{exec_to_end, run_within, shell};

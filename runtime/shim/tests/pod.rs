@@ -7,22 +7,15 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
-use nix::sys::signal::Signal;
-use pea_shim::client::{Error, Shim, Stdio, TaskStatus, delete};
+use pea_shim::client::{Error, Stdio, TaskStatus};
 use pea_shim::sandbox::Namespace;
-use support::pod::{Pod, binary, exec_to_end, process, run, shell};
+use support::pod::{Pod, fifos, process, records, run};
 use support::{alive, open_files, status_field};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 
 fn namespace(pid: u32, name: &str) -> String {
     fs::read_link(format!("/proc/{pid}/ns/{name}")).unwrap().display().to_string()
-}
-
-/// The log's records without their times.
-fn records(file: &std::path::Path) -> Vec<String> {
-    let log = fs::read_to_string(file).unwrap();
-    log.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
 }
 
 #[test]
@@ -203,41 +196,6 @@ fn a_create_that_fails_is_undone_and_the_id_is_free_again() {
     });
 }
 
-/// Makes FIFOs in the pod's directory.
-fn fifos(pod: &Pod, names: &[&str]) -> Vec<String> {
-    let make = |name: &&str| {
-        let path = pod.dir.path().join(name);
-        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
-        path.display().to_string()
-    };
-    names.iter().map(make).collect()
-}
-
-#[test]
-fn an_exec_over_fifos_reads_writes_and_ends_with_its_input() {
-    run(async {
-        let pod = Pod::start().await;
-        let id = pod.container_id("c");
-        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
-        let fifos = fifos(&pod, &["in", "out"]);
-        let stdio = Stdio { stdin: fifos[0].clone(), stdout: fifos[1].clone(), ..Stdio::default() };
-        pod.shim.exec(&id, "e", &shell("cat; echo end"), &stdio).await.unwrap();
-        // Nobody has opened the FIFOs yet: neither the start nor the process may hang or fail for it.
-        pod.shim.start(&id, Some("e")).await.unwrap();
-        let reader = std::thread::spawn({
-            let path = fifos[1].clone();
-            move || fs::read_to_string(path).unwrap()
-        });
-        fs::write(&fifos[0], "words\n").unwrap();
-        pod.shim.close_io(&id, Some("e")).await.unwrap();
-        assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 0);
-        pod.shim.delete(&id, Some("e")).await.unwrap();
-        support::eventually("the reader has seen the end of the output", || reader.is_finished());
-        assert_eq!(reader.join().unwrap(), "words\nend\n");
-        pod.end().await;
-    });
-}
-
 /// As containerd does when the machine is busy: it opens its FIFOs beside the start, and a short command is quicker.
 #[test]
 fn a_reader_that_comes_after_the_end_gets_all_and_sees_the_end() {
@@ -298,35 +256,6 @@ fn output_still_under_way_at_the_end_waits_for_a_slow_reader() {
 }
 
 #[test]
-fn a_terminal_has_the_size_it_is_given() {
-    run(async {
-        let pod = Pod::start().await;
-        let id = pod.container_id("c");
-        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
-        let (mut stdio, log) = pod.log("tty");
-        stdio.terminal = true;
-        pod.shim
-            .exec(
-                &id,
-                "e",
-                &shell("tty; while ! stty size 2>/dev/null | grep -q '40 100'; do :; done; echo seen"),
-                &stdio,
-            )
-            .await
-            .unwrap();
-        pod.shim.start(&id, Some("e")).await.unwrap();
-        pod.shim.resize(&id, Some("e"), 100, 40).await.unwrap();
-        assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 0);
-        pod.shim.delete(&id, Some("e")).await.unwrap();
-        // A terminal ends its lines with CR LF, of which the record's end is one.
-        assert_eq!(records(&log), ["stdout F /dev/pts/0", "stdout F seen"]);
-        let none = pod.shim.resize(&id, None, 1, 1).await;
-        assert!(matches!(none, Err(Error::FailedPrecondition(_))), "{none:?}");
-        pod.end().await;
-    });
-}
-
-#[test]
 fn a_create_that_hangs_holds_nobody_up_and_can_be_killed() {
     run(async {
         let pod = Pod::start().await;
@@ -354,231 +283,6 @@ fn a_create_that_hangs_holds_nobody_up_and_can_be_killed() {
         let hooks = || support::processes(|words| words.iter().any(|word| word == "86399"));
         support::eventually("the hook has ended with the create", || hooks().is_empty());
         pod.end().await;
-    });
-}
-
-#[test]
-fn how_a_task_ended_is_still_known_when_its_shim_is_gone() {
-    run(async {
-        let dir = testkit::scratch();
-        let pod = Pod::start().await;
-        let init = pod.start_container("c", &["sh", "-c", "exit 17"], Stdio::default()).await;
-        let ended = pod.shim.wait(&pod.container_id("c"), None).await.unwrap();
-        pod.signal_shim(Signal::SIGKILL);
-        let exit = delete(&binary(), &pod.bundle("c"), "test", &pod.container_id("c")).unwrap();
-        assert_eq!((exit.status, exit.pid, exit.at), (17, init, ended.at));
-        let unknown = delete(&binary(), dir.path(), "test", "never-was").unwrap();
-        assert_eq!(unknown.status, 137);
-    });
-}
-
-#[test]
-fn what_a_short_lived_process_says_on_its_terminal_is_not_lost() {
-    run(async {
-        let pod = Pod::start().await;
-        let id = pod.container_id("c");
-        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
-        let (mut stdio, log) = pod.log("tty");
-        stdio.terminal = true;
-        for n in 0..50 {
-            let name = format!("e{n}");
-            exec_to_end(&pod.shim, &id, &name, &process(&["tty"]), &stdio).await;
-        }
-        assert_eq!(records(&log), vec!["stdout F /dev/pts/0"; 50]);
-        pod.end().await;
-    });
-}
-
-#[test]
-fn a_hundred_execs_leak_neither_descriptors_nor_threads_nor_zombies() {
-    run(async {
-        let pod = Pod::start().await;
-        let id = pod.container_id("c");
-        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
-        let exec = async |n: u32| {
-            let (stdio, _) = pod.log("execs");
-            let name = format!("e{n}");
-            let script = shell(&format!("echo {n}; exit {n}"));
-            assert_eq!(exec_to_end(&pod.shim, &id, &name, &script, &stdio).await, n);
-        };
-        exec(0).await;
-        let files = open_files(pod.shim_pid);
-        for n in 1..=100 {
-            exec(n).await;
-        }
-        assert_eq!(open_files(pod.shim_pid), files);
-        assert_eq!(status_field(pod.shim_pid, "Threads"), "1");
-        let children = fs::read_to_string(format!("/proc/{0}/task/{0}/children", pod.shim_pid)).unwrap();
-        assert_eq!(children.split_whitespace().count(), 1, "more than the container's init is the shim's child");
-        assert_eq!(records(&pod.log("execs").1).len(), 101);
-        let processes = pod.shim.pids(&id).await.unwrap();
-        assert_eq!(processes.len(), 1, "{processes:?}");
-        pod.end().await;
-    });
-}
-
-#[test]
-fn execs_side_by_side_end_each_with_its_own_status() {
-    run(async {
-        let pod = Pod::start().await;
-        let id = pod.container_id("c");
-        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
-        let execs = (0..20u32).map(|n| {
-            let (shim, id, name) = (pod.shim.clone(), id.clone(), format!("e{n}"));
-            tokio::spawn(async move {
-                exec_to_end(&shim, &id, &name, &shell(&format!("exit {n}")), &Stdio::default()).await
-            })
-        });
-        for (n, exec) in execs.collect::<Vec<_>>().into_iter().enumerate() {
-            assert_eq!(exec.await.unwrap() as usize, n);
-        }
-        pod.end().await;
-    });
-}
-
-#[test]
-fn an_exec_is_named_among_the_processes() {
-    run(async {
-        let pod = Pod::start().await;
-        let id = pod.container_id("c");
-        let init = pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
-        pod.shim.exec(&id, "e", &process(&["sleep", "1000"]), &Stdio::default()).await.unwrap();
-        let exec = pod.shim.start(&id, Some("e")).await.unwrap();
-        let mut processes = pod.shim.pids(&id).await.unwrap();
-        processes.sort_by_key(|process| process.exec_id.is_some());
-        let expected = [(init, None), (exec, Some("e".to_owned()))];
-        assert!(processes.into_iter().map(|process| (process.pid, process.exec_id)).eq(expected));
-        pod.end().await;
-    });
-}
-
-#[test]
-fn an_orphan_of_a_container_does_not_stay_a_zombie_of_the_shim() {
-    run(async {
-        let pod = Pod::start().await;
-        let id = pod.container_id("c");
-        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
-        // The exec ends before what it has started: the orphan goes to the container's init, a sleep, which never reaps.
-        let orphan = shell("sleep 0.1 & exit 0");
-        assert_eq!(exec_to_end(&pod.shim, &id, "e", &orphan, &Stdio::default()).await, 0);
-        pod.shim.kill(&id, None, libc::SIGKILL as u32, false).await.unwrap();
-        pod.finish("c").await;
-        let children = format!("/proc/{0}/task/{0}/children", pod.shim_pid);
-        support::eventually("no child is left", || fs::read_to_string(&children).unwrap().trim().is_empty());
-        pod.end().await;
-    });
-}
-
-#[test]
-fn a_killed_shim_is_cleared_up_after_from_its_bundle_and_twice() {
-    run(async {
-        let pod = Pod::with(&[Namespace::Ipc, Namespace::Network, Namespace::Pid, Namespace::Uts]).await;
-        let one = pod.start_container("one", &["sleep", "1000"], Stdio::default()).await;
-        let two = pod.create("two", &["sleep", "1000"], Stdio::default()).await.unwrap();
-        pod.signal_shim(Signal::SIGKILL);
-        let lost = pod.shim.wait(&pod.container_id("one"), None).await;
-        assert!(matches!(lost, Err(Error::Closed(_))), "{lost:?}");
-        for _ in 0..2 {
-            delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
-        }
-        assert!(!alive(one) && !alive(two));
-        pod.nothing_left();
-    });
-}
-
-#[test]
-fn the_delete_action_ends_a_living_shim_and_works_where_nothing_is() {
-    run(async {
-        let pod = Pod::start().await;
-        let one = pod.start_container("one", &["sleep", "1000"], Stdio::default()).await;
-        delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
-        assert!(!alive(one) && !alive(pod.shim_pid));
-        delete(&binary(), &pod.dir.path().join("never/was"), "test", "nobody").unwrap();
-    });
-}
-
-/// Kills the shim at many moments of a container's creation: whatever stands then, `delete` finds.
-#[test]
-fn a_shim_killed_at_any_moment_of_a_create_is_cleared_up_after() {
-    run(async {
-        for delay in (0..60).step_by(4) {
-            let pod = Pod::start().await;
-            let create = pod.create("c", &["sleep", "1000"], Stdio::default());
-            let _ = tokio::time::timeout(Duration::from_millis(delay), create).await;
-            pod.signal_shim(Signal::SIGKILL);
-            delete(&binary(), &pod.sandbox_bundle(), "test", &pod.id).unwrap();
-            pod.nothing_left();
-        }
-    });
-}
-
-#[test]
-fn starting_twice_finds_the_same_shim_and_its_lock_tells_that_it_lives() {
-    run(async {
-        let pod = Pod::start().await;
-        let again =
-            pea_shim::client::Bootstrap::start(&binary(), &pod.sandbox_bundle(), "test", &pod.id, pod.dir.path());
-        assert_eq!(again.unwrap(), pod.address);
-        let lock = fs::File::open(pod.sandbox_bundle().join("shim.lock")).unwrap();
-        assert!(matches!(lock.try_lock(), Err(fs::TryLockError::WouldBlock)));
-        let pid: u32 = fs::read_to_string(pod.sandbox_bundle().join("shim.lock")).unwrap().trim().parse().unwrap();
-        assert_eq!(pid, pod.shim_pid);
-        pod.shim.stop_sandbox(&pod.id, Duration::ZERO).await.unwrap();
-        pod.shim.shutdown_sandbox(&pod.id).await.unwrap();
-        support::eventually("the lock is free", || lock.try_lock().is_ok());
-    });
-}
-
-#[test]
-fn the_lock_is_not_held_by_a_container_that_waits_for_its_start() {
-    run(async {
-        let pod = Pod::start().await;
-        let waiting = pod.create("c", &["sleep", "1000"], Stdio::default()).await.unwrap();
-        pod.signal_shim(Signal::SIGKILL);
-        support::eventually("the shim has ended", || !alive(pod.shim_pid));
-        let lock = fs::File::open(pod.sandbox_bundle().join("shim.lock")).unwrap();
-        assert!(lock.try_lock().is_ok(), "process {waiting} still holds the shim's lock");
-    });
-}
-
-#[test]
-fn sigterm_ends_an_idle_shim_and_no_other() {
-    run(async {
-        let pod = Pod::start().await;
-        pod.signal_shim(Signal::SIGTERM);
-        assert!(Shim::connect(&pod.address).await.unwrap().start_sandbox(&pod.id).await.is_ok());
-        pod.end().await;
-
-        let dir = testkit::scratch();
-        let address = pea_shim::client::Bootstrap::start(&binary(), dir.path(), "test", "idle", dir.path()).unwrap();
-        let pid = Shim::connect(&address).await.unwrap().connect_task("x").await.unwrap().0;
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), Signal::SIGTERM).unwrap();
-        support::eventually("the idle shim has ended", || !alive(pid));
-    });
-}
-
-#[test]
-fn a_shim_that_was_told_to_end_answers_until_its_clients_have_left() {
-    run(async {
-        let dir = testkit::scratch();
-        let address = pea_shim::client::Bootstrap::start(&binary(), dir.path(), "test", "end", dir.path()).unwrap();
-        let first = Shim::connect(&address).await.unwrap();
-        let second = Shim::connect(&address).await.unwrap();
-        let pid = first.connect_task("nobody").await.unwrap().0;
-        for client in [&first, &second] {
-            // Whoever comes second is told the same.
-            client.shutdown_sandbox("end").await.unwrap();
-        }
-        let socket = std::path::Path::new(address.strip_prefix("unix://").unwrap());
-        assert!(!socket.exists(), "a new client would reach a shim that ends");
-        drop(first);
-        for _ in 0..100 {
-            assert_eq!(second.connect_task("nobody").await.unwrap().0, pid);
-        }
-        drop(second);
-        while alive(pid) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
     });
 }
 

@@ -1,4 +1,4 @@
-//! The Task API as it is on the wire: versions, codes, events, options, and requests that are wrong.
+//! The Task API as it is on the wire: versions, codes, and requests that are wrong.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
@@ -8,33 +8,16 @@ use std::fs;
 use std::time::Duration;
 
 use containerd_shim_protos::api;
-use containerd_shim_protos::events::task as event;
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
-use containerd_shim_protos::shim::oci;
 use containerd_shim_protos::shim_async::TaskClient;
 use containerd_shim_protos::ttrpc::Code;
-use containerd_shim_protos::ttrpc::context::Context;
 use containerd_shim_protos::types::task::Status;
 use containerd_shim_protos::{cgroups::metrics as v1, cgroups_v2::metrics as v2};
 use pea_shim::client::{Error, Shim, Stdio};
 use support::pod::{Pod, process, run, shell};
-use support::wire::{self, Heard, V2, V3, call, create, exec, refusal, tasks, toml};
+use support::wire::{self, V2, V3, about, call, create, exec, now, refusal, tasks, toml};
 use support::{alive, mounts_below};
-
-/// What a request is about, in the fields that all of them have.
-macro_rules! about {
-    ($kind:ident, $id:expr) => {
-        api::$kind { id: $id.to_owned(), ..Default::default() }
-    };
-    ($kind:ident, $id:expr, $exec:expr) => {
-        api::$kind { id: $id.to_owned(), exec_id: $exec.to_owned(), ..Default::default() }
-    };
-}
-
-fn now() -> Context {
-    Context::default()
-}
 
 /// The refusals of every request about that process, by the request's name.
 async fn refusals(pod: &Pod, id: &str, exec_id: &str) -> Vec<(&'static str, Code)> {
@@ -284,92 +267,6 @@ fn a_bundle_that_is_none_is_refused_and_nothing_is_written_elsewhere() {
     });
 }
 
-/// Behaviour: the runtime's name in either type of options is refused with the reason, before anything is made.
-#[test]
-fn options_that_cannot_be_served_are_refused_with_the_reason() {
-    run(async {
-        let pod = Pod::start().await;
-        let task = tasks(&pod).await;
-        let crun = oci::Options { binary_name: "crun".into(), ..Default::default() }.write_to_bytes().unwrap();
-        let runc = Any { type_url: "containerd.runc.v1.Options".into(), value: crun, ..Default::default() };
-        let other = Any { type_url: "example.Options".into(), ..Default::default() };
-        for (options, reason) in [
-            (runc, "BinaryName = \"crun\": this shim is its own runtime"),
-            (toml("BinaryName = \"/usr/bin/crun\""), "BinaryName = \"/usr/bin/crun\": this shim is its own runtime"),
-            (toml("SystemdCgruop = true"), "SystemdCgruop"),
-            (toml("Root = 5"), "Root"),
-            (other, "example.Options"),
-        ] {
-            let request = create(&pod, "c", &["true"], Stdio::default(), |_| {});
-            let request = api::CreateTaskRequest { options: Some(options).into(), ..request };
-            let (code, message) = refusal(task.create(now(), &request).await);
-            assert_eq!(code, Code::INVALID_ARGUMENT, "{message}");
-            assert!(message.contains(reason), "{message}");
-            assert!(!pod.bundle("c").join("task.json").exists(), "{reason}");
-        }
-        pod.end().await;
-    });
-}
-
-/// What a container says that was created with these options, as its own user.
-async fn said(pod: &Pod, name: &str, options: &str, script: &str, user: u32) -> String {
-    let task = tasks(pod).await;
-    let stdout = pod.dir.path().join(format!("{name}.fifo"));
-    nix::unistd::mkfifo(&stdout, nix::sys::stat::Mode::S_IRWXU).unwrap();
-    let stdio = Stdio { stdout: stdout.display().to_string(), ..Stdio::default() };
-    let reader = std::thread::spawn(move || fs::read_to_string(stdout).unwrap());
-    let request = create(pod, name, &["sh", "-c", script], stdio, |config| {
-        config["process"]["user"] = serde_json::json!({"uid": user, "gid": user});
-    });
-    let request = api::CreateTaskRequest { options: Some(toml(options)).into(), ..request };
-    task.create(now(), &request).await.unwrap();
-    task.start(now(), &about!(StartRequest, pod.container_id(name))).await.unwrap();
-    pod.finish(name).await;
-    support::eventually("the reader has seen the end", || reader.is_finished());
-    reader.join().unwrap()
-}
-
-#[test]
-fn pipes_belong_to_whom_the_options_say() {
-    run(async {
-        let pod = Pod::start().await;
-        let script = "stat -L -c %u:%g /proc/self/fd/1; echo again > /proc/self/fd/1 || echo refused";
-        assert_eq!(said(&pod, "its", "IoUid = 7\nIoGid = 8", script, 7).await, "7:8\nagain\n");
-        // The runtime makes a stream its process's own, as runc does; the group is left.
-        assert_eq!(said(&pod, "another", "IoUid = 9\nIoGid = 8", script, 7).await, "7:8\nagain\n");
-        assert_eq!(said(&pod, "roots", "", script, 7).await, "7:0\nagain\n");
-        assert_eq!(said(&pod, "x", "IoUid = 9\nIoGid = 8", script, 0).await, "0:8\nagain\n");
-        pod.end().await;
-    });
-}
-
-#[test]
-fn a_container_without_a_pivot_and_one_without_a_keyring_of_its_own_are_made() {
-    run(async {
-        let pod = Pod::start().await;
-        // Without pivot_root the old root is hidden and not unmounted: its mounts are still the namespace's.
-        let mounts = "grep -c . /proc/self/mountinfo; ls /";
-        let pivoted = said(&pod, "pivoted", "", mounts, 0).await;
-        let moved = said(&pod, "moved", "NoPivotRoot = true", mounts, 0).await;
-        let entries = |said: &str| said.lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
-        assert_eq!(entries(&pivoted), entries(&moved));
-
-        if !std::path::Path::new("/proc/keys").exists() {
-            return testkit::skip("this kernel has no keyrings");
-        }
-        // As the machine lists them (keyrings(7)): nobody but the container can have one of that name.
-        let task = tasks(&pod).await;
-        for (name, options, own) in [("own", "", true), ("shared", "NoNewKeyring = true", false)] {
-            let request = create(&pod, name, &["true"], Stdio::default(), |_| {});
-            let keyring = format!("_ses.{}: ", request.id);
-            let request = api::CreateTaskRequest { options: Some(toml(options)).into(), ..request };
-            task.create(now(), &request).await.unwrap();
-            assert_eq!(fs::read_to_string("/proc/keys").unwrap().contains(&keyring), own, "{name}");
-        }
-        pod.end().await;
-    });
-}
-
 #[test]
 fn whoever_waits_hears_of_the_end_whenever_he_asks() {
     run(async {
@@ -401,134 +298,6 @@ fn whoever_waits_hears_of_the_end_whenever_he_asks() {
         pod.shim.state(&id, Some("never")).await.unwrap();
         pod.shim.delete(&id, Some("never")).await.unwrap();
         assert!(matches!(never.await.unwrap(), Err(Error::NotFound(_))));
-        pod.end().await;
-    });
-}
-
-#[test]
-fn an_exec_that_cannot_start_says_why_and_ends_for_whoever_waits() {
-    run(async {
-        let pod = Pod::telling().await;
-        let (heard, _server) = Heard::listen(&pod.dir.path().join("events")).await;
-        let id = pod.container_id("c");
-        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
-        pod.shim.exec(&id, "e", &process(&["/no/such/program"]), &Stdio::default()).await.unwrap();
-        let waiting = tokio::spawn({
-            let (shim, id) = (pod.shim.clone(), id.clone());
-            async move { shim.wait(&id, Some("e")).await }
-        });
-        let refused = pod.shim.start(&id, Some("e")).await;
-        assert!(matches!(&refused, Err(Error::NotFound(why)) if why.contains("/no/such/program")), "{refused:?}");
-        assert_eq!(waiting.await.unwrap().unwrap().status, 255);
-        let again = pod.shim.start(&id, Some("e")).await;
-        assert!(matches!(again, Err(Error::FailedPrecondition(_))), "{again:?}");
-        pod.shim.delete(&id, Some("e")).await.unwrap();
-        // Its id is free again, and what follows tells nothing of the failure.
-        pod.shim.exec(&id, "e", &shell("exit 2"), &Stdio::default()).await.unwrap();
-        pod.shim.start(&id, Some("e")).await.unwrap();
-        assert_eq!(pod.shim.wait(&id, Some("e")).await.unwrap().status, 2);
-        pod.shim.delete(&id, Some("e")).await.unwrap();
-        heard.until(6).await;
-        let names = ["create", "start", "exec-added", "exec-added", "exec-started", "exit"]
-            .map(|name| format!("/tasks/{name}"));
-        assert_eq!(heard.topics(), names);
-        pod.end().await;
-    });
-}
-
-#[test]
-fn events_say_what_has_happened_to_whom_and_when() {
-    run(async {
-        let pod = Pod::telling().await;
-        let (heard, _server) = Heard::listen(&pod.dir.path().join("events")).await;
-        let task = tasks(&pod).await;
-        let (stdio, _) = pod.log("log");
-        let request = create(&pod, "c", &["sleep", "1000"], stdio, |_| {});
-        let id = pod.container_id("c");
-        let pid = task.create(now(), &request).await.unwrap().pid;
-        task.start(now(), &about!(StartRequest, id)).await.unwrap();
-        task.pause(now(), &about!(PauseRequest, id)).await.unwrap();
-        task.resume(now(), &about!(ResumeRequest, id)).await.unwrap();
-        task.exec(now(), &exec(&id, "e", &["sh", "-c", "exit 3"])).await.unwrap();
-        let exec_pid = task.start(now(), &about!(StartRequest, id, "e")).await.unwrap().pid;
-        let ended = task.wait(now(), &about!(WaitRequest, id, "e")).await.unwrap();
-        task.delete(now(), &about!(DeleteRequest, id, "e")).await.unwrap();
-        task.kill(now(), &api::KillRequest { signal: 9, ..about!(KillRequest, id) }).await.unwrap();
-        let killed = task.wait(now(), &about!(WaitRequest, id)).await.unwrap();
-        task.delete(now(), &about!(DeleteRequest, id)).await.unwrap();
-
-        let events = heard.until(9).await;
-        for envelope in &events {
-            assert_eq!(envelope.namespace, "test");
-            assert!(envelope.timestamp.seconds > 0);
-        }
-        let mut events = events.into_iter().map(|envelope| (envelope.topic, envelope.event.unwrap()));
-        let mut next = |topic: &str, kind: &str| {
-            let (told, any) = events.next().unwrap();
-            assert_eq!((told.as_str(), any.type_url.as_str()), (topic, kind));
-            any.value
-        };
-        let created = next("/tasks/create", "containerd.events.TaskCreate");
-        let created = event::TaskCreate::parse_from_bytes(&created).unwrap();
-        assert_eq!((created.container_id, created.bundle, created.pid), (id.clone(), request.bundle, pid));
-        assert_eq!((created.io.stdout.clone(), created.rootfs), (request.stdout, request.rootfs));
-        let started = event::TaskStart::parse_from_bytes(&next("/tasks/start", "containerd.events.TaskStart")).unwrap();
-        assert_eq!((started.container_id, started.pid), (id.clone(), pid));
-        let paused = next("/tasks/paused", "containerd.events.TaskPaused");
-        assert_eq!(event::TaskPaused::parse_from_bytes(&paused).unwrap().container_id, id);
-        let resumed = next("/tasks/resumed", "containerd.events.TaskResumed");
-        assert_eq!(event::TaskResumed::parse_from_bytes(&resumed).unwrap().container_id, id);
-        let added = next("/tasks/exec-added", "containerd.events.TaskExecAdded");
-        let added = event::TaskExecAdded::parse_from_bytes(&added).unwrap();
-        assert_eq!((added.container_id, added.exec_id), (id.clone(), "e".to_owned()));
-        let started = next("/tasks/exec-started", "containerd.events.TaskExecStarted");
-        let started = event::TaskExecStarted::parse_from_bytes(&started).unwrap();
-        assert_eq!((started.container_id, started.exec_id, started.pid), (id.clone(), "e".to_owned(), exec_pid));
-        // The end of an exec has its id, the end of an init the container's; a delete is told of an init alone.
-        for (of, pid, status, at) in [("e", exec_pid, 3, ended.exited_at), (&id, pid, 137, killed.exited_at.clone())] {
-            let exit = event::TaskExit::parse_from_bytes(&next("/tasks/exit", "containerd.events.TaskExit")).unwrap();
-            assert_eq!((exit.container_id.as_str(), exit.id.as_str()), (id.as_str(), of));
-            assert_eq!((exit.pid, exit.exit_status, exit.exited_at), (pid, status, at));
-        }
-        let deleted = next("/tasks/delete", "containerd.events.TaskDelete");
-        let deleted = event::TaskDelete::parse_from_bytes(&deleted).unwrap();
-        assert_eq!((deleted.container_id, deleted.pid, deleted.exit_status), (id, pid, 137));
-        assert_eq!((deleted.id.as_str(), deleted.exited_at), ("", killed.exited_at));
-        pod.end().await;
-    });
-}
-
-#[test]
-fn events_wait_in_order_for_a_containerd_that_is_away() {
-    run(async {
-        let pod = Pod::telling().await;
-        let path = pod.dir.path().join("events");
-        let (first, mut server) = Heard::listen(&path).await;
-        pod.start_container("one", &["true"], Stdio::default()).await;
-        pod.finish("one").await;
-        first.until(4).await;
-        server.shutdown().await.unwrap();
-        drop(server);
-        fs::remove_file(&path).unwrap();
-        pod.start_container("two", &["true"], Stdio::default()).await;
-        pod.finish("two").await;
-        let (second, _server) = Heard::listen(&path).await;
-        second.until(4).await;
-        assert_eq!(second.topics(), ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
-        pod.end().await;
-    });
-}
-
-#[test]
-fn an_event_that_containerd_refuses_is_not_told_again_and_keeps_no_other() {
-    run(async {
-        let pod = Pod::telling().await;
-        let (heard, _server) = Heard::listen(&pod.dir.path().join("events")).await;
-        heard.refused.store(1, std::sync::atomic::Ordering::Relaxed);
-        pod.start_container("c", &["true"], Stdio::default()).await;
-        pod.finish("c").await;
-        heard.until(3).await;
-        assert_eq!(heard.topics(), ["/tasks/start", "/tasks/exit", "/tasks/delete"]);
         pod.end().await;
     });
 }

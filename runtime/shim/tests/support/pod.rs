@@ -269,3 +269,19 @@ pub fn program(pod: &Pod, name: &str, text: &str) -> PathBuf {
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
 }
+
+/// The log's records without their times.
+pub fn records(file: &Path) -> Vec<String> {
+    let log = fs::read_to_string(file).unwrap();
+    log.lines().map(|line| line.split_once(' ').unwrap().1.to_owned()).collect()
+}
+
+/// Makes FIFOs in the pod's directory.
+pub fn fifos(pod: &Pod, names: &[&str]) -> Vec<String> {
+    let make = |name: &&str| {
+        let path = pod.dir.path().join(name);
+        nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRUSR | nix::sys::stat::Mode::S_IWUSR).unwrap();
+        path.display().to_string()
+    };
+    names.iter().map(make).collect()
+}

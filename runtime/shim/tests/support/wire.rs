@@ -13,6 +13,7 @@ use containerd_shim_protos::shim::events::ForwardRequest;
 use containerd_shim_protos::shim_async::{Client, Events, TaskClient, create_events};
 use containerd_shim_protos::ttrpc::asynchronous::transport::Listener;
 use containerd_shim_protos::ttrpc::asynchronous::{Server, TtrpcContext};
+use containerd_shim_protos::ttrpc::context::Context;
 use containerd_shim_protos::ttrpc::{self, Code};
 use pea_shim::client::Stdio;
 use serde_json::Value;
@@ -21,6 +22,24 @@ use super::pod::Pod;
 
 pub const V2: &str = "containerd.task.v2.Task";
 pub const V3: &str = "containerd.task.v3.Task";
+
+/// What a request is about, in the fields that all of them have.
+#[allow(unused_macros)]
+macro_rules! about {
+    ($kind:ident, $id:expr) => {
+        containerd_shim_protos::api::$kind { id: $id.to_owned(), ..Default::default() }
+    };
+    ($kind:ident, $id:expr, $exec:expr) => {
+        containerd_shim_protos::api::$kind { id: $id.to_owned(), exec_id: $exec.to_owned(), ..Default::default() }
+    };
+}
+#[allow(unused_imports)]
+pub(crate) use about;
+
+/// No deadline.
+pub fn now() -> Context {
+    Context::default()
+}
 
 /// A connection of one's own to a shim.
 pub async fn client(address: &str) -> Client {
