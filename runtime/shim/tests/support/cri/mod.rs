@@ -193,8 +193,8 @@ impl Node {
             let _ = fs::remove_file(socket);
         }
         testkit::run(Command::new("ip").args(["link", "delete", "cni0"]));
-        self.daemon = daemon(self.dir.path());
-        self.cri = connect(self.dir.path()).await;
+        self.daemon = daemon::start(self.dir.path());
+        self.cri = daemon::connect(self.dir.path()).await;
     }
 
     /// Where a pod's containers have their cgroups, as kubelet would say: a slice where systemd runs.
