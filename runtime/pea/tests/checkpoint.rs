@@ -172,6 +172,57 @@ fn a_container_with_a_terminal_comes_back_with_a_new_one() {
     bundle.assert_nothing_left();
 }
 
+#[test]
+fn what_had_no_terminal_is_not_restored_with_one() {
+    let Some(criu) = criu() else { return };
+    let mut bundle = Bundle::idle();
+    start(&bundle, &[]);
+    testkit::run(&mut pea(&bundle, &criu, &["checkpoint"]));
+    bundle.spec["process"]["terminal"] = json!(true);
+    let socket = bundle.path().join("console");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let refused = restore(&bundle, &criu, &["--console-socket", socket.to_str().unwrap()]).unwrap_err();
+    assert!(refused.contains("of a container without one") && refused.contains("images"), "{refused}");
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn a_criu_that_leaves_cgroups_alone_leaves_the_container_in_its_own() {
+    let Some(criu) = criu() else { return };
+    let bundle = Bundle::idle();
+    start(&bundle, &[]);
+    testkit::run(&mut pea(&bundle, &criu, &["checkpoint", "--manage-cgroups-mode", "ignore"]));
+    restore(&bundle, &criu, &["--manage-cgroups-mode", "ignore"]).unwrap();
+    let cgroups = fs::read_to_string(format!("/proc/{}/cgroup", bundle.pid())).unwrap();
+    assert!(cgroups.contains(&bundle.id), "{cgroups}");
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.assert_nothing_left();
+}
+
+#[test]
+fn criu_ends_with_who_has_called_it() {
+    let bundle = Bundle::idle();
+    let fake = bundle.path().join("criu");
+    let pid_file = bundle.path().join("criu.pid");
+    fs::write(&fake, format!("#!/bin/sh\necho $$ > {0}.new; mv {0}.new {0}; exec sleep 60\n", pid_file.display()))
+        .unwrap();
+    testkit::run(Command::new("chmod").arg("755").arg(&fake));
+    fs::create_dir(bundle.path().join("checkpoint")).unwrap();
+    // Not by way of `timeout`, which could not be killed in its place. The configuration is written first.
+    let _ = bundle.pea(&[]);
+    let mut pea = Command::new(testkit::binary("pea"));
+    pea.arg("--root").arg(bundle.state_root()).arg("--criu").arg(&fake).args(["restore", "-d", &bundle.id]);
+    let mut restoring = pea.current_dir(bundle.path()).spawn().unwrap();
+    wait("criu to be called", || pid_file.exists());
+    let criu: i32 = fs::read_to_string(&pid_file).unwrap().trim().parse().unwrap();
+    restoring.kill().unwrap();
+    restoring.wait().unwrap();
+    let ended = || fs::read_to_string(format!("/proc/{criu}/stat")).map_or(true, |stat| stat.contains(") Z "));
+    wait("criu to end", ended);
+    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    bundle.assert_nothing_left();
+}
+
 /// The descriptor that comes over a console socket.
 #[allow(unsafe_code)]
 fn receive(listener: &std::os::unix::net::UnixListener) -> std::os::fd::OwnedFd {

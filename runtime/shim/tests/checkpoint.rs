@@ -262,6 +262,7 @@ fn a_counter_goes_on_where_its_checkpoint_has_left_it() {
             let text = fs::read_to_string(&log).unwrap();
             let lines: Vec<u32> = text.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
             assert_eq!(lines, (1..=lines.len() as u32).collect::<Vec<_>>(), "output was lost or doubled");
+            assert!(lines.last() > left.as_ref(), "nothing was heard of it since");
             subject.pod.end().await;
         });
     }
