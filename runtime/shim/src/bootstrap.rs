@@ -3,7 +3,7 @@
 //! | containerd | it gives | it expects on stdout |
 //! | --- | --- | --- |
 //! | 1.6 | flags, `TTRPC_ADDRESS`; options as `Any` on stdin | the bare address |
-//! | 1.7 to 2.2 | the same, and `GRPC_ADDRESS` | `{"version":2,"address":…,"protocol":"ttrpc"}` |
+//! | 1.7 to 2.2 | the same, and `GRPC_ADDRESS` | `{"version":2,"address":…,"protocol":"ttrpc"}`; 2.x wants 3 |
 //! | from 2.3, peapod | the flags, and `BootstrapParams` as protobuf on stdin | `BootstrapResult` as protobuf |
 //!
 //! The bytes of an `Any` and of `BootstrapParams` parse as each other, so what is on stdin is told
@@ -16,6 +16,7 @@ use containerd_shim_protos::bootstrap_api::{BootstrapParams, BootstrapResult};
 use containerd_shim_protos::protobuf::Message;
 use containerd_shim_protos::protobuf::well_known_types::any::Any;
 
+use crate::caller;
 use crate::error::Error;
 use crate::options::TaskOptions;
 
@@ -125,7 +126,10 @@ pub enum Dialect {
     /// The address and nothing else.
     Bare,
     /// A line of JSON.
-    Json,
+    Json {
+        /// The task API's version that the shim is asked in.
+        version: u32,
+    },
     /// `BootstrapResult`.
     Protobuf,
 }
@@ -156,13 +160,17 @@ pub struct Environment {
     pub ttrpc_address: Option<String>,
     /// `GRPC_ADDRESS`: set from 1.7 on.
     pub grpc_address: Option<String>,
+    /// Whether [containerd 2](crate::caller) calls.
+    pub containerd_2: bool,
 }
 
 impl Environment {
     /// Those of this process.
     pub fn of_process() -> Self {
         let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-        Self { ttrpc_address: variable("TTRPC_ADDRESS"), grpc_address: variable("GRPC_ADDRESS") }
+        let (ttrpc_address, grpc_address) = (variable("TTRPC_ADDRESS"), variable("GRPC_ADDRESS"));
+        let containerd_2 = grpc_address.is_some() && caller::is_containerd_2();
+        Self { ttrpc_address, grpc_address, containerd_2 }
     }
 }
 
@@ -195,7 +203,10 @@ impl Start {
                 ..common
             });
         }
-        let dialect = if environment.grpc_address.is_some() { Dialect::Json } else { Dialect::Bare };
+        let dialect = match &environment.grpc_address {
+            Some(_) => Dialect::Json { version: if environment.containerd_2 { 3 } else { 2 } },
+            None => Dialect::Bare,
+        };
         // containerd's convention for its ttrpc socket, for daemons too old to say.
         let derived = || if common.address.is_empty() { String::new() } else { format!("{}.ttrpc", common.address) };
         let any = Any::parse_from_bytes(stdin)
@@ -208,9 +219,8 @@ impl Start {
     pub fn answer(&self, address: &str) -> Result<Vec<u8>, Error> {
         match self.dialect {
             Dialect::Bare => Ok(address.as_bytes().to_vec()),
-            // 2 although 3 is served as well: 1.7 refuses 3, and nothing tells 1.7 and 2.x apart.
-            Dialect::Json => {
-                let answer = serde_json::json!({ "version": 2, "address": address, "protocol": "ttrpc" });
+            Dialect::Json { version } => {
+                let answer = serde_json::json!({ "version": version, "address": address, "protocol": "ttrpc" });
                 Ok(answer.to_string().into_bytes())
             }
             Dialect::Protobuf => {
@@ -320,12 +330,15 @@ mod tests {
     }
 
     #[test]
-    fn containerd_1_7_is_answered_in_json() {
-        let environment = Environment { grpc_address: Some("/run/c.sock".into()), ..Default::default() };
-        let start = start(&environment, b"");
-        let answer: serde_json::Value = serde_json::from_slice(&start.answer("unix:///s").unwrap()).unwrap();
-        assert_eq!(answer, serde_json::json!({"version": 2, "address": "unix:///s", "protocol": "ttrpc"}));
-        assert_eq!(start.events, "/run/c.sock.ttrpc", "derived from -address");
+    fn containerd_1_7_and_2_are_answered_in_json() {
+        for (containerd_2, version) in [(false, 2), (true, 3)] {
+            let environment =
+                Environment { grpc_address: Some("/run/c.sock".into()), containerd_2, ..Default::default() };
+            let start = start(&environment, b"");
+            let answer: serde_json::Value = serde_json::from_slice(&start.answer("unix:///s").unwrap()).unwrap();
+            assert_eq!(answer, serde_json::json!({"version": version, "address": "unix:///s", "protocol": "ttrpc"}));
+            assert_eq!(start.events, "/run/c.sock.ttrpc", "derived from -address");
+        }
     }
 
     #[test]
@@ -336,7 +349,8 @@ mod tests {
             socket_dir: Some("/run/x".into()),
             ..Default::default()
         };
-        let environment = Environment { ttrpc_address: Some("/elsewhere".into()), grpc_address: Some("/y".into()) };
+        let (ttrpc_address, grpc_address) = (Some("/elsewhere".into()), Some("/y".into()));
+        let environment = Environment { ttrpc_address, grpc_address, containerd_2: true };
         let start = start(&environment, &params.write_to_bytes().unwrap());
         assert_eq!((start.dialect, start.events.as_str()), (Dialect::Protobuf, ""));
         assert_eq!(start.socket_dir, Some("/run/x".into()));

@@ -3,6 +3,7 @@
 //! Works when nothing is left, works twice, and does everything it can before it reports what it could not.
 
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -66,10 +67,7 @@ fn delete_sandbox(bundle: &Path) -> Vec<Error> {
         Ok(options) => options.unwrap_or_default(),
         Err(error) => return vec![error],
     };
-    for task in recorded_tasks(bundle, &mut failures) {
-        remove_task(&task.id, &task.record, &mut failures);
-        failures.extend(record::remove(&record::task_in_sandbox(bundle, &task.id)).err());
-    }
+    remove_recorded(bundle, recorded_tasks(bundle, &mut failures), &mut failures);
     if let Some(root) = &options.pea_root {
         remove_all_of(root, options.systemd_cgroup, &mut failures);
     }
@@ -80,7 +78,7 @@ fn delete_sandbox(bundle: &Path) -> Vec<Error> {
     failures.extend(files::remove(bundle).err());
     if failures.is_empty() {
         // With what was being written when its writer died.
-        failures.extend(record::remove_all(&record::tasks_of_sandbox(bundle)).err());
+        failures.extend(record::remove_all(&record::tasks_of_pod(bundle)).err());
         failures.extend(record::remove(&bundle.join(record::SANDBOX)).err());
     }
     failures
@@ -102,7 +100,7 @@ struct RecordedTask {
 }
 
 fn recorded_tasks(bundle: &Path, failures: &mut Vec<Error>) -> Vec<RecordedTask> {
-    let Ok(entries) = std::fs::read_dir(record::tasks_of_sandbox(bundle)) else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir(record::tasks_of_pod(bundle)) else { return Vec::new() };
     let mut tasks = Vec::new();
     for path in entries.flatten().map(|entry| entry.path()) {
         let id = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default().to_owned();
@@ -116,6 +114,13 @@ fn recorded_tasks(bundle: &Path, failures: &mut Vec<Error>) -> Vec<RecordedTask>
         }
     }
     tasks
+}
+
+fn remove_recorded(bundle: &Path, tasks: Vec<RecordedTask>, failures: &mut Vec<Error>) {
+    for task in tasks {
+        remove_task(&task.id, &task.record, failures);
+        failures.extend(record::remove(&record::task_in_pod(bundle, &task.id)).err());
+    }
 }
 
 /// Containers that are there although no record tells of them.
@@ -159,6 +164,7 @@ fn delete_task(bundle: &Path, arguments: &Arguments) -> Vec<Error> {
         None => failures.extend(mount::unmount(&bundle.join("rootfs")).err()),
     }
     failures.extend(record::read::<record::Task>(&bundle.join(record::TASK)).err());
+    remove_orphans(bundle, &mut failures);
     if let Ok(None) = take_lock(&bundle.join(record::LOCK))
         && let Some(pid) = lock::holder(&bundle.join(record::LOCK))
         && let Ok(pidfd) = sys::pidfd_open(pid)
@@ -168,6 +174,29 @@ fn delete_task(bundle: &Path, arguments: &Arguments) -> Vec<Error> {
         let _ = sys::pidfd_send_signal(std::os::fd::AsFd::as_fd(&pidfd), libc::SIGTERM);
     }
     failures
+}
+
+/// The other tasks of a shim that was killed. containerd 2 asks for a `delete` of the first alone (where the shim's answer to
+/// `start` had version 3); containerd 1.x for that of each, perhaps at the same time.
+fn remove_orphans(bundle: &Path, failures: &mut Vec<Error>) {
+    let mut tasks = recorded_tasks(bundle, failures);
+    // A shim that lives looks after them itself, and one that ends by itself has none left.
+    if tasks.is_empty() || is_served(bundle) {
+        return;
+    }
+    let _lock = match end_shim(&bundle.join(record::LOCK)) {
+        Ok(lock) => lock,
+        Err(error) => return failures.push(error),
+    };
+    // One of that name may have been made anew since, by another shim.
+    tasks.retain(|task| !is_served(&task.record.bundle));
+    remove_recorded(bundle, tasks, failures);
+}
+
+/// Whether somebody listens where the bundle's shim did.
+fn is_served(bundle: &Path) -> bool {
+    let address = std::fs::read_to_string(bundle.join(record::ADDRESS)).unwrap_or_default();
+    address.strip_prefix("unix://").is_some_and(|socket| UnixStream::connect(socket).is_ok())
 }
 
 /// Takes a shim's lock; in a bundle that is gone there is nothing to take.

@@ -19,7 +19,7 @@ pub fn bootstrap(stdin: &[u8]) -> Result<(), Error> {
     let arguments = Arguments { namespace: "ns".into(), id: "web".into(), ..Arguments::default() };
     let variable = || Some("/run/c.sock".to_owned());
     let started = [None, variable()].map(|grpc_address| {
-        let environment = Environment { ttrpc_address: variable(), grpc_address };
+        let environment = Environment { ttrpc_address: variable(), grpc_address, containerd_2: false };
         let start = Start::of(&arguments, &environment, stdin)?;
         start.answer("unix:///run/s").map(drop)
     });

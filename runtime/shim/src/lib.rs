@@ -5,6 +5,7 @@
 
 mod aside;
 pub mod bootstrap;
+mod caller;
 pub mod cleanup;
 pub mod client;
 pub mod daemon;

@@ -76,8 +76,6 @@ pub struct Home {
     pub pea_root: PathBuf,
     /// Whether systemd makes the control groups, if that was said.
     pub systemd_cgroup: Option<bool>,
-    /// The bundle of the sandbox, when there is one.
-    pub sandbox_bundle: Option<PathBuf>,
 }
 
 impl Pod {
@@ -140,12 +138,11 @@ impl Pod {
     pub fn home_of_tasks(&self, options: &TaskOptions) -> Home {
         let root = options.root.clone().unwrap_or_else(|| DEFAULT_ROOT.into()).join(&self.inner.namespace);
         let Some(sandbox) = self.sandbox() else {
-            return Home { pea_root: root, systemd_cgroup: options.systemd_cgroup, sandbox_bundle: None };
+            return Home { pea_root: root, systemd_cgroup: options.systemd_cgroup };
         };
         Home {
             pea_root: sandbox.options.pea_root.clone().unwrap_or(root),
             systemd_cgroup: sandbox.options.systemd_cgroup.then_some(true).or(options.systemd_cgroup),
-            sandbox_bundle: Some(self.bundle().to_owned()),
         }
     }
 

@@ -4,8 +4,8 @@
 //! | --- | --- | --- |
 //! | `address` | every task, and the sandbox | where the shim listens |
 //! | `shim.lock` | the first task, or the sandbox | locked while the shim lives; its pid |
+//! | `tasks/<id>.json` | the same | `task.json` of each other task, from before anything of it exists until it is deleted |
 //! | `sandbox.json` | a sandbox | the options it was created with |
-//! | `tasks/<id>.json` | a sandbox | a task's bundle, from before anything of it exists until it is deleted |
 //! | `task.json` | a task | where pea keeps it |
 //! | `exit.json` | a task | how its init ended |
 
@@ -64,13 +64,13 @@ pub struct Ended {
     pub at: jiff::Timestamp,
 }
 
-/// The record of one task in its sandbox's bundle.
-pub fn task_in_sandbox(bundle: &Path, id: &str) -> PathBuf {
-    tasks_of_sandbox(bundle).join(format!("{id}.json"))
+/// The record of one task in the bundle of its shim.
+pub fn task_in_pod(bundle: &Path, id: &str) -> PathBuf {
+    tasks_of_pod(bundle).join(format!("{id}.json"))
 }
 
-/// The directory of a sandbox's task records.
-pub fn tasks_of_sandbox(bundle: &Path) -> PathBuf {
+/// The directory of the records of a shim's tasks.
+pub fn tasks_of_pod(bundle: &Path) -> PathBuf {
     bundle.join("tasks")
 }
 
@@ -78,6 +78,14 @@ pub fn tasks_of_sandbox(bundle: &Path) -> PathBuf {
 pub fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {
     let text = serde_json::to_vec(record).map_err(|source| Error::json(format!("write {}", path.display()), source))?;
     write_text(path, &text)
+}
+
+/// The same, in a directory that may have to be made.
+pub fn write_in_directory(path: &Path, record: &impl Serialize) -> Result<(), Error> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory).map_err(|source| Error::io(format!("make {}", directory.display()), source))?;
+    }
+    write(path, record)
 }
 
 /// Writes a file whole or not at all.
@@ -130,10 +138,10 @@ mod tests {
     #[test]
     fn a_record_is_whole_or_absent_and_removed_twice() {
         let dir = tempfile::tempdir().unwrap();
-        let path = task_in_sandbox(dir.path(), "c");
+        let path = task_in_pod(dir.path(), "c");
         assert!(read::<Ended>(&path).unwrap().is_none());
         remove(&path).unwrap();
-        fs::create_dir(tasks_of_sandbox(dir.path())).unwrap();
+        fs::create_dir(tasks_of_pod(dir.path())).unwrap();
         let ended = Ended { pid: 5, status: 137, at: jiff::Timestamp::now() };
         // What is there while it is written stays until it is whole: a reader with the old file sees the old one.
         fs::write(&path, "{}").unwrap();
@@ -142,7 +150,7 @@ mod tests {
         assert_eq!(std::io::read_to_string(old).unwrap(), "{}");
         let again: Ended = read(&path).unwrap().unwrap();
         assert_eq!((again.pid, again.status, again.at), (5, 137, ended.at));
-        assert_eq!(fs::read_dir(tasks_of_sandbox(dir.path())).unwrap().count(), 1, "a temporary file is left");
+        assert_eq!(fs::read_dir(tasks_of_pod(dir.path())).unwrap().count(), 1, "a temporary file is left");
         remove(&path).unwrap();
         remove(&path).unwrap();
         // In a place that is a file by now there is no record either.

@@ -109,8 +109,6 @@ pub fn create(pod: &Pod, request: &CreateSandboxRequest) -> Result<(), Error> {
     options.check()?;
     let plan = namespaces::Plan::of(&options, &request.netns_path)?;
     // On disk before anything exists: whoever clears up after a kill finds the cgroup and the containers by it.
-    let tasks = record::tasks_of_sandbox(pod.bundle());
-    std::fs::create_dir_all(&tasks).map_err(|source| Error::io(format!("make {}", tasks.display()), source))?;
     record::write(&pod.bundle().join(record::SANDBOX), &options)?;
     if let Some(files) = &options.files {
         // What is mounted by then goes with the bundle, by its `delete`.

@@ -34,8 +34,8 @@ pub struct Container {
     pub init: Arc<Process>,
     /// Where pea keeps it.
     pub record: record::Task,
-    /// The record's copy in the sandbox's bundle.
-    pub sandbox_record: Option<PathBuf>,
+    /// The record's copy in the shim's bundle.
+    pub pod_record: Option<PathBuf>,
     /// pea.
     pub runtime: pea::Runtime,
     /// The options it was created with.
@@ -51,13 +51,13 @@ pub struct Container {
 
 impl Container {
     /// A container of which nothing exists yet.
-    pub fn new(init: Process, record: record::Task, sandbox_record: Option<PathBuf>, options: TaskOptions) -> Self {
+    pub fn new(init: Process, record: record::Task, pod_record: Option<PathBuf>, options: TaskOptions) -> Self {
         Self {
             id: init.container.clone(),
             init: Arc::new(init),
             runtime: record.runtime(),
             record,
-            sandbox_record,
+            pod_record,
             options,
             checkpoint: None,
             starting: tokio::sync::Mutex::default(),
@@ -74,8 +74,8 @@ impl Container {
 
     /// Writes the records, before anything is made that would have to be cleared up.
     pub fn write_records(&self) -> Result<(), Error> {
-        if let Some(path) = &self.sandbox_record {
-            record::write(path, &self.record)?;
+        if let Some(path) = &self.pod_record {
+            record::write_in_directory(path, &self.record)?;
         }
         record::remove(&self.record.bundle.join(record::EXIT))?;
         record::write(&self.record.bundle.join(record::TASK), &self.record)
@@ -87,7 +87,7 @@ impl Container {
         let deleted = self.runtime.delete(&self.id, true).map_err(Error::from);
         let unmounted = mount::unmount(&self.record.bundle.join("rootfs"));
         deleted.and(unmounted)?;
-        self.sandbox_record.as_deref().map_or(Ok(()), record::remove)
+        self.pod_record.as_deref().map_or(Ok(()), record::remove)
     }
 
     /// Begins to watch for processes that are killed for want of memory, if memory is counted.

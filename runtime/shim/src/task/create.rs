@@ -56,11 +56,13 @@ fn plan(pod: &Pod, request: &CreateTaskRequest) -> Result<Container, Error> {
         let root = record.pea_root.display();
         return Err(Error::exists(format!("container {} exists already in {root}", request.id)));
     }
-    let in_sandbox = home.sandbox_bundle.map(|bundle| record::task_in_sandbox(&bundle, &request.id));
+    // The shim's own task needs none: who clears up after the shim has its bundle.
+    let elsewhere = pod.bundle() != record.bundle;
+    let in_pod = elsewhere.then(|| record::task_in_pod(pod.bundle(), &request.id));
     let images = Some(&request.checkpoint).filter(|path| !path.is_empty()).map(PathBuf::from);
     let images = images.or_else(|| options.criu_images.clone());
-    Ok(Container::new(Process::new(&request.id, "", Stdio::from(request)), record, in_sandbox, options)
-        .restored_from(images))
+    let init = Process::new(&request.id, "", Stdio::from(request));
+    Ok(Container::new(init, record, in_pod, options).restored_from(images))
 }
 
 /// Whether `cgroupsPath` is in systemd's spelling, `slice:prefix:name`. Whoever writes it so wants a scope; but not all can
