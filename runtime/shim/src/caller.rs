@@ -83,9 +83,14 @@ mod tests {
 
     #[test]
     fn containerd_2_is_known_by_its_module_wherever_it_is_linked_in() {
-        for (modules, two) in
-            [(DISTRIBUTED, true), (GOPATH, true), (K3S, true), (OLD, false), (OLD_WITH_NEW_LIBRARY, false), (OTHER, false)]
-        {
+        for (modules, two) in [
+            (DISTRIBUTED, true),
+            (GOPATH, true),
+            (K3S, true),
+            (OLD, false),
+            (OLD_WITH_NEW_LIBRARY, false),
+            (OTHER, false),
+        ] {
             let listed = listed(&section(INLINE, modules)).unwrap();
             assert_eq!(names_containerd_2(&listed), two, "{modules}");
         }

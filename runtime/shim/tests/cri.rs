@@ -13,7 +13,9 @@ use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use support::cri::message::Message;
 use support::cri::stream::{RESIZE, STDIN, STDOUT, Stream};
-use support::cri::{Node, RUNNING, own_processes, reads_to_the_end, sandboxer, serves_pauseless_fully, version};
+use support::cri::{
+    Node, RUNNING, own_processes, reads_to_the_end, sandboxer, serves_pauseless_fully, serves_sandboxes, version,
+};
 use support::pod::run;
 use support::{cgroups_named, eventually, shims_below};
 
@@ -50,6 +52,23 @@ fn a_pod_of_several_containers_shares_network_ipc_and_hostname_and_is_served_by_
         let mut answer = String::new();
         socket.read_to_string(&mut answer).unwrap();
         assert!(answer.ends_with("hello\n"), "{answer}");
+        node.remove(&pod).await;
+        node.clean().await;
+    });
+}
+
+/// containerd 2 starts a shim's program for every container of a shim that does not say it has the sandbox API; 1.7 takes
+/// nothing else.
+#[test]
+fn containerd_2_starts_this_program_once_for_a_pod() {
+    run(async {
+        let node = Node::start().await;
+        let pod = node.pod("web").await;
+        let id = node.container(&pod, "c", &["sleep", "1000"]).await;
+        let bundle = node.dir.path().join("state/io.containerd.runtime.v2.task/k8s.io").join(id);
+        assert!(bundle.is_dir(), "{}", bundle.display());
+        // What every `start` writes.
+        assert_eq!(bundle.join("address").exists(), !serves_sandboxes(&version()));
         node.remove(&pod).await;
         node.clean().await;
     });

@@ -59,6 +59,7 @@ fn the_delete_of_a_killed_shims_first_task_clears_up_after_the_others() {
         kill(Pid::from_raw(group.shim_pid as i32), Signal::SIGKILL).unwrap();
         // Not waited for: containerd, too, comes as soon as the connection is gone.
         group.delete("one");
+        assert!(group.tasks.iter().all(|pid| !alive(*pid)));
         // containerd 1.x asks for that of each.
         group.delete("two");
         group.delete("one");

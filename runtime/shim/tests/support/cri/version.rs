@@ -18,6 +18,11 @@ pub fn serves_users(version: &str) -> bool {
     is_since(version, (1, 7))
 }
 
+/// Whether a containerd of that version asks a shim of a sandbox itself for what is to be in it.
+pub fn serves_sandboxes(version: &str) -> bool {
+    is_since(version, (2, 0))
+}
+
 /// Whether a containerd of that version lets the shim make sandboxes.
 pub fn serves_pauseless(version: &str) -> bool {
     is_since(version, (2, 0))
