@@ -24,9 +24,7 @@ use message::{Message, Reply};
 
 pub use pods::{Pod, own_processes};
 #[allow(unused_imports)] // Not every test program has use for all of them.
-pub use version::{
-    reads_to_the_end, sandboxer, serves_pauseless, serves_pauseless_fully, serves_sandboxes, serves_users, version,
-};
+pub use version::{sandboxer, serves_pauseless, serves_pauseless_fully, serves_sandboxes, serves_users, version};
 
 /// The states of containers in CRI.
 pub const RUNNING: u64 = 1;

@@ -7,12 +7,6 @@ pub fn version() -> String {
     testkit::output(Command::new("containerd").arg("--version"))
 }
 
-/// Whether a containerd of that version, when it starts, reads what a container has written that ends just then. 1.6 closes
-/// the FIFO, with its own shim and runc as well.
-pub fn reads_to_the_end(version: &str) -> bool {
-    is_since(version, (1, 7))
-}
-
 /// Whether a containerd of that version runs pods with users of their own.
 pub fn serves_users(version: &str) -> bool {
     is_since(version, (1, 7))
