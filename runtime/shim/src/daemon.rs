@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use nix::sys::prctl::set_child_subreaper;
 use nix::sys::signal::Signal;
+use nix::sys::socket::{Backlog, listen};
 use nix::unistd::setsid;
 
 use crate::error::Error;
@@ -96,6 +97,8 @@ impl Drop for Socket {
 /// Leaves everything of the caller's behind: session, terminal, directory, descriptors.
 fn detach(inheritance: &mut Inheritance) -> Result<(), Error> {
     let failed = |source: io::Error| Error::io("detach the shim", source);
+    // Once more, in this process: who connects is told the one that has called it (SO_PEERCRED in unix(7)).
+    listen(&inheritance.listener, Backlog::MAXCONN).map_err(|errno| failed(errno.into()))?;
     if let Some(lock) = &mut inheritance.lock {
         lock.sign(std::process::id()).map_err(failed)?;
     }

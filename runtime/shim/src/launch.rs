@@ -1,13 +1,15 @@
 //! `start`: finds the shim of the group, or brings one up.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use sha2::{Digest, Sha256};
 
 use crate::bootstrap::Start;
@@ -123,7 +125,20 @@ pub fn remove_dead(path: &Path) -> Result<(), Error> {
         opened => opened.map_err(failed)?,
     };
     let _held = lock::wait_for(&directory, DIRECTORY).map_err(failed)?;
-    if UnixStream::connect(path).is_ok() { Ok(()) } else { record::remove(path) }
+    if is_served(path) { Ok(()) } else { record::remove(path) }
+}
+
+/// Whether a shim lives that listens there. Of one that was killed the kernel closes the connections first and what it
+/// listens on last, many milliseconds later: whoever hears of its end by the one still finds the other, and must not take it
+/// for served.
+fn is_served(path: &Path) -> bool {
+    let Ok(connection) = UnixStream::connect(path) else { return false };
+    match getsockopt(&connection, PeerCredentials).map(|listener| listener.pid()) {
+        // Of another PID namespace (unix(7)).
+        Ok(0) | Err(_) => true,
+        // A process at its end has no descriptors any more.
+        Ok(pid) => fs::read_dir(format!("/proc/{pid}/fd")).is_ok_and(|mut open| open.next().is_some()),
+    }
 }
 
 /// Listens; or `None` when somebody does already. A socket that nobody listens on any more is replaced.
@@ -132,14 +147,40 @@ pub fn remove_dead(path: &Path) -> Result<(), Error> {
 fn listen(path: &Path) -> Result<Option<UnixListener>, Error> {
     let failed = |source| Error::io(format!("listen on {}", path.display()), source);
     let directory = path.parent().unwrap_or(Path::new("/"));
-    std::fs::create_dir_all(directory).map_err(failed)?;
+    fs::create_dir_all(directory).map_err(failed)?;
     let directory = File::open(directory).map_err(failed)?;
     let _held = lock::wait_for(&directory, DIRECTORY).map_err(failed)?;
-    if UnixStream::connect(path).is_ok() {
+    if is_served(path) {
         return Ok(None);
     }
     record::remove(path)?;
     let listener = UnixListener::bind(path).map_err(failed)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
     Ok(Some(listener))
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::socket::{Backlog, listen};
+    use nix::sys::wait::waitpid;
+    use nix::unistd::Pid;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_is_removed_that_is_open_still_but_whose_listener_has_ended() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let socket = UnixListener::bind(&path).unwrap();
+        remove_dead(&path).unwrap();
+        assert!(path.exists() && super::listen(&path).unwrap().is_none(), "this process listens");
+        // Another one does, and ends; the socket lives on in this one.
+        match sys::fork(0).unwrap() {
+            Fork::Child => sys::exit_now(i32::from(listen(&socket, Backlog::MAXCONN).is_err())),
+            Fork::Parent(pid) => drop(waitpid(Pid::from_raw(pid), None).unwrap()),
+        }
+        assert!(UnixStream::connect(&path).is_ok());
+        remove_dead(&path).unwrap();
+        assert!(!path.exists());
+    }
 }

@@ -7,6 +7,7 @@ mod support;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -16,6 +17,8 @@ use containerd_shim_protos::protobuf::well_known_types::any::Any;
 use containerd_shim_protos::protobuf::{Message, MessageField};
 use containerd_shim_protos::shim::oci;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::unistd::Pid;
 use pea_shim::client::Shim;
 use support::pod::{Pod, binary, run};
@@ -130,6 +133,9 @@ fn the_daemon_has_nothing_of_its_callers() {
         let held: Vec<PathBuf> = held.filter_map(|fd| fs::read_link(fd.path()).ok()).collect();
         assert!(!held.contains(&place.dir.path().join("left")), "{held:?}");
         assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).unwrap(), Path::new("/"));
+        // Who connects sees that it is this process that listens, and not the one that made the socket.
+        let socket = UnixStream::connect(address.strip_prefix("unix://").unwrap()).unwrap();
+        assert_eq!(getsockopt(&socket, PeerCredentials).unwrap().pid(), pid as i32);
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
         let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
         let (group, session) = (fields[2], fields[3]);

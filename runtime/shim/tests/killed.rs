@@ -13,7 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::cri::message::Message;
 use support::cri::{Node, own_processes};
-use support::crowd::{Holdings, crew};
+use support::crowd::{Holdings, crew, sockets};
 use support::pod::run_within;
 use support::{DEADLINE, alive, shims_below};
 
@@ -84,6 +84,7 @@ fn of_many_pods_those_whose_shims_are_killed_go_and_the_others_do_not_notice() {
             let shim = shims_below(node.dir.path()).into_iter().find(|shim| !before.contains(shim)).unwrap();
             pods.push((pod, id, shim));
         }
+        let sockets = sockets();
         let (killed, spared): (Vec<_>, Vec<_>) = pods.iter().enumerate().partition(|(n, _)| n % 2 == 0);
         let before: Vec<Holdings> = spared.iter().map(|(_, pod)| Holdings::of(pod.2)).collect();
         for (_, (_, _, shim)) in &killed {
@@ -103,6 +104,8 @@ fn of_many_pods_those_whose_shims_are_killed_go_and_the_others_do_not_notice() {
         node.until("the others hold what they held", async || now() == before).await;
         crew(WORKERS, PODS, async |n| node.remove(&pods[n].0).await).await;
         node.clean().await;
+        let left: Vec<_> = sockets.iter().filter(|socket| socket.exists()).collect();
+        assert!(sockets.len() == PODS && left.is_empty(), "of {} sockets are left: {left:?}", sockets.len());
     });
 }
 

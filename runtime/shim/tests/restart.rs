@@ -274,8 +274,7 @@ async fn to_and_fro(stream: &mut Stream, bytes: usize) {
 }
 
 #[test]
-fn ports_are_forwarded_for_many_at_once_and_again_after_a_restart() {
-    const WAYS: usize = 8;
+fn ports_are_forwarded_again_after_a_restart() {
     run_within(LIMIT, async {
         let mut node = Node::start().await;
         let pod = node.pod("ports").await;
@@ -283,9 +282,8 @@ fn ports_are_forwarded_for_many_at_once_and_again_after_a_restart() {
         let listens = ["sh", "-c", "netstat -ltn | grep -c :7777"];
         node.until("it listens", async || node.exec(&id, &listens).await.0 == 0).await;
         for _ in 0..2 {
-            crew(WAYS, WAYS, async |_| to_and_fro(&mut forward(&node, &pod).await, 1 << 20).await).await;
             let mut open = forward(&node, &pod).await;
-            to_and_fro(&mut open, 1 << 16).await;
+            to_and_fro(&mut open, 1 << 22).await;
             node.restart().await;
             assert_eq!(open.next().await, None);
         }

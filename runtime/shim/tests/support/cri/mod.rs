@@ -187,7 +187,14 @@ impl Node {
             nix::mount::umount2(&place, nix::mount::MntFlags::MNT_DETACH).unwrap();
         }
         for directory in ["state", "pea"] {
-            fs::remove_dir_all(self.dir.path().join(directory)).unwrap();
+            let _ = fs::remove_dir_all(self.dir.path().join(directory));
+        }
+        // Where containerd 2.1.9 cannot hand on the options, which say another root.
+        let root = Path::new("/run/containerd/pea/k8s.io");
+        for container in pea::Runtime::new(root, pea::CgroupDriver::Cgroupfs).list().unwrap_or_default() {
+            if container.bundle.starts_with(self.dir.path()) {
+                fs::remove_dir_all(root.join(container.id)).unwrap();
+            }
         }
         for socket in sockets {
             let _ = fs::remove_file(socket);
