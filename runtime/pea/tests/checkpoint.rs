@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
-use common::{Bundle, stderr, wait};
+use common::{Bundle, stderr, stdout, wait};
 use serde_json::json;
 
 /// The CRIU to test with: $CRIU, or the machine's; none when it does not work on this kernel.
@@ -168,7 +168,26 @@ fn a_container_with_a_terminal_comes_back_with_a_new_one() {
     restore(&bundle, &criu, &socket).unwrap();
     let mut after = File::from(receive(&listener));
     say(&mut after, "two", "2:two:25 80");
-    testkit::run(&mut bundle.pea(&["delete", "--force", &bundle.id]));
+    testkit::run(&mut pea(&bundle, &criu, &["checkpoint"]));
+    drop(after);
+    // In the foreground of a terminal it is served there, until its input ends.
+    let foreground = pea(&bundle, &criu, &["restore"]);
+    let words = [foreground.get_program()].into_iter().chain(foreground.get_args());
+    let words: Vec<_> = words.map(|word| word.to_str().unwrap()).collect();
+    let mut script = Command::new("script");
+    script.args(["-qec", &words.join(" "), "/dev/null"]).current_dir(bundle.path()).env("SHELL", "/bin/sh");
+    // Before, for making the command writes the configuration, which is being read then.
+    let mut state = bundle.pea(&["state", &bundle.id]);
+    let mut script = script.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let restored = || {
+        let state = testkit::attempt(&mut state);
+        stdout(&state).contains("\"running\"") || script.try_wait().unwrap().is_some()
+    };
+    wait("it to be restored", restored);
+    // What ended it, if it has, is in what it said.
+    let _ = script.stdin.take().unwrap().write_all(b"three\n\x04");
+    let done = script.wait_with_output().unwrap();
+    assert!(done.status.success() && stdout(&done).contains("3:three:"), "{done:?}");
     bundle.assert_nothing_left();
 }
 

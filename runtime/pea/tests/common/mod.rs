@@ -179,7 +179,7 @@ pub fn controls(controller: &str) -> bool {
 }
 
 /// Waits for a condition; too long is a failure.
-pub fn wait(what: &str, condition: impl Fn() -> bool) {
+pub fn wait(what: &str, mut condition: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(20);
     let mut pause = Duration::from_micros(50);
     while !condition() {
