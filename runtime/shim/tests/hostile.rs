@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pea_shim::client::{Bootstrap, CreateTask, Error, Exit, Mount, Shim, Stdio, delete};
 use pea_shim::sandbox::{Namespace, SandboxOptions};
-use support::pod::{Pod, binary, exec_to_end, process, run, shell, start_with_events};
+use support::pod::{Pod, binary, exec_to_end, process, program, run, shell, start_with_events};
 use support::{alive, open_files, status_field};
 
 /// An answer within the time a client would call it one.
@@ -171,6 +171,31 @@ fn a_start_hook_that_hangs_holds_up_its_own_container_only_and_ends_with_it() {
 }
 
 #[test]
+fn the_end_of_a_container_does_not_wait_for_an_exec_that_is_not_up_yet() {
+    run(async {
+        let pod = Pod::start().await;
+        pod.start_container("c", &["sleep", "1000"], Stdio::default()).await;
+        let id = pod.container_id("c");
+        // A logger that never says it is ready is waited for, ten seconds long.
+        let logger = program(&pod, "logger", "exec sleep 1000");
+        let stdio = Stdio { stdout: format!("binary-v2://{}", logger.display()), ..Stdio::default() };
+        pod.shim.exec(&id, "e", &process(&["true"]), &stdio).await.unwrap();
+        let starting = tokio::spawn({
+            let (shim, id) = (pod.shim.clone(), id.clone());
+            async move { shim.start(&id, Some("e")).await }
+        });
+        let children = format!("/proc/{0}/task/{0}/children", pod.shim_pid);
+        while fs::read_to_string(&children).unwrap().split_whitespace().count() < 2 {
+            pod.shim.state(&id, None).await.unwrap();
+        }
+        pod.shim.kill(&id, None, libc::SIGKILL as u32, false).await.unwrap();
+        assert_eq!(soon("the end", pod.shim.wait(&id, None)).await.unwrap().status, 137);
+        assert!(starting.await.unwrap().is_err());
+        pod.end().await;
+    });
+}
+
+#[test]
 fn a_delete_that_takes_its_time_holds_nobody_up() {
     run(async {
         let pod = Pod::start().await;
@@ -290,9 +315,10 @@ fn of_two_creations_of_one_id_one_is_refused_and_the_other_not_hurt() {
     });
 }
 
-/// A hook that ends when the gate is there.
+/// A hook that ends when the gate is there, and not later than the directory that it is in.
 fn gated(gate: &Path) -> serde_json::Value {
-    let wait = format!("while ! [ -e {} ]; do sleep 0.01; done", gate.display());
+    let (directory, gate) = (gate.parent().unwrap().display(), gate.display());
+    let wait = format!("while [ -d {directory} ] && ! [ -e {gate} ]; do sleep 0.01; done");
     serde_json::json!([{"path": "/bin/sh", "args": ["sh", "-c", wait], "env": ["PATH=/bin"]}])
 }
 
