@@ -3,7 +3,6 @@
 //! Works when nothing is left, works twice, and does everything it can before it reports what it could not.
 
 use std::io;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -196,7 +195,7 @@ fn remove_orphans(bundle: &Path, failures: &mut Vec<Error>) {
 /// Whether somebody listens where the bundle's shim did.
 fn is_served(bundle: &Path) -> bool {
     let address = std::fs::read_to_string(bundle.join(record::ADDRESS)).unwrap_or_default();
-    address.strip_prefix("unix://").is_some_and(|socket| UnixStream::connect(socket).is_ok())
+    address.strip_prefix("unix://").is_some_and(|socket| launch::is_served(Path::new(socket)))
 }
 
 /// Takes a shim's lock; in a bundle that is gone there is nothing to take.

@@ -131,7 +131,7 @@ pub fn remove_dead(path: &Path) -> Result<(), Error> {
 /// Whether a shim lives that listens there. Of one that was killed the kernel closes the connections first and what it
 /// listens on last, many milliseconds later: whoever hears of its end by the one still finds the other, and must not take it
 /// for served.
-fn is_served(path: &Path) -> bool {
+pub fn is_served(path: &Path) -> bool {
     let Ok(connection) = UnixStream::connect(path) else { return false };
     match getsockopt(&connection, PeerCredentials).map(|listener| listener.pid()) {
         // Of another PID namespace (unix(7)).
