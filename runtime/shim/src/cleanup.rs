@@ -179,11 +179,13 @@ fn delete_task(bundle: &Path, arguments: &Arguments) -> Vec<Error> {
 /// `start` had version 3); containerd 1.x for that of each, perhaps at the same time.
 fn remove_orphans(bundle: &Path, failures: &mut Vec<Error>) {
     let mut tasks = recorded_tasks(bundle, failures);
-    // A shim that lives looks after them itself, and one that ends by itself has none left.
-    if tasks.is_empty() || is_served(bundle) {
+    let lock = bundle.join(record::LOCK);
+    // A shim that lives looks after them itself, also where its socket was removed; one that ends by itself has none left.
+    let lives = || lock::holder(&lock).is_some_and(|pid| lock::is_open_in(&lock, pid));
+    if tasks.is_empty() || is_served(bundle) || lives() {
         return;
     }
-    let _lock = match end_shim(&bundle.join(record::LOCK)) {
+    let _lock = match end_shim(&lock) {
         Ok(lock) => lock,
         Err(error) => return failures.push(error),
     };

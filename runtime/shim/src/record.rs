@@ -80,12 +80,17 @@ pub fn write(path: &Path, record: &impl Serialize) -> Result<(), Error> {
     write_text(path, &text)
 }
 
-/// The same, in a directory that may have to be made.
-pub fn write_in_directory(path: &Path, record: &impl Serialize) -> Result<(), Error> {
-    if let Some(directory) = path.parent() {
-        fs::create_dir_all(directory).map_err(|source| Error::io(format!("make {}", directory.display()), source))?;
+/// The same for a task of a pod, unless the pod's bundle is gone: then nobody will clear up by it, and made anew it would be
+/// in the way of the next task of its name.
+pub fn write_in_pod(path: &Path, record: &Task) -> Result<(), Error> {
+    let Some(directory) = path.parent() else { return Ok(()) };
+    match fs::create_dir(directory) {
+        Err(error) if absent(&error) => Ok(()),
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(Error::io(format!("make {}", directory.display()), error))
+        }
+        _ => write(path, record),
     }
-    write(path, record)
 }
 
 /// Writes a file whole or not at all.

@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::fs;
+
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use pea_shim::client::{Bootstrap, CreateTask, Shim, Stdio, delete};
@@ -22,19 +24,33 @@ struct Group {
 impl Group {
     async fn start() -> Self {
         let pod = Pod::start().await;
-        let roots = ["one", "two"].map(|name| pod.prepare(name, &["sleep", "1000"], false, |_| {}));
+        pod.prepare("one", &["sleep", "1000"], false, |_| {});
         let (id, bundle) = (pod.container_id("one"), pod.bundle("one"));
         let address = Bootstrap::start(&binary(), &bundle, &pod.id, &id, pod.dir.path()).unwrap();
         let shim = Shim::connect(&address).await.unwrap();
         let shim_pid = shim.connect_task("nobody").await.unwrap().0;
-        let mut tasks = [0; 2];
-        for ((name, rootfs), pid) in ["one", "two"].into_iter().zip(roots).zip(&mut tasks) {
-            let (id, bundle) = (pod.container_id(name), pod.bundle(name));
-            let task = CreateTask { id, bundle, rootfs, stdio: Stdio::default(), ..CreateTask::default() };
-            *pid = shim.create(&task).await.unwrap();
-            shim.start(&task.id, None).await.unwrap();
-        }
-        Self { pod, shim, shim_pid, tasks }
+        let mut group = Self { pod, shim, shim_pid, tasks: [0; 2] };
+        group.tasks = [group.task("one").await, group.task("two").await];
+        group
+    }
+
+    /// Starts a task of the group, and returns its init.
+    async fn task(&self, name: &str) -> u32 {
+        let rootfs = self.pod.prepare(name, &["sleep", "1000"], false, |_| {});
+        let (id, bundle) = (self.pod.container_id(name), self.pod.bundle(name));
+        let task = CreateTask { id, bundle, rootfs, stdio: Stdio::default(), ..CreateTask::default() };
+        let pid = self.shim.create(&task).await.unwrap();
+        self.shim.start(&task.id, None).await.unwrap();
+        pid
+    }
+
+    /// Ends a task, as containerd does while the shim lives: with the `delete` of its bundle after that of the task.
+    async fn end_task(&self, name: &str) {
+        let id = self.pod.container_id(name);
+        self.shim.kill(&id, None, libc::SIGKILL as u32, false).await.unwrap();
+        self.shim.wait(&id, None).await.unwrap();
+        self.shim.delete(&id, None).await.unwrap();
+        self.delete(name);
     }
 
     fn delete(&self, name: &str) {
@@ -47,7 +63,7 @@ impl Group {
         eventually("the tasks' shim has ended", || !alive(self.shim_pid));
         assert!(self.tasks.iter().all(|pid| !alive(*pid)));
         let root = std::path::Path::new("/run/containerd/pea").join(&self.pod.id);
-        std::fs::remove_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
+        fs::remove_dir(&root).unwrap_or_else(|error| panic!("{}: {error}", root.display()));
         self.pod.end().await;
     }
 }
@@ -71,17 +87,43 @@ fn the_delete_of_a_killed_shims_first_task_clears_up_after_the_others() {
 fn the_delete_of_the_first_task_leaves_the_others_to_a_shim_that_lives() {
     run(async {
         let group = Group::start().await;
-        let [one, two] = ["one", "two"].map(|name| group.pod.container_id(name));
-        group.shim.kill(&one, None, libc::SIGKILL as u32, false).await.unwrap();
-        group.shim.wait(&one, None).await.unwrap();
-        group.shim.delete(&one, None).await.unwrap();
-        group.delete("one");
+        group.end_task("one").await;
         assert!(alive(group.tasks[1]) && alive(group.shim_pid));
-        group.shim.kill(&two, None, libc::SIGKILL as u32, false).await.unwrap();
-        group.shim.wait(&two, None).await.unwrap();
-        group.shim.delete(&two, None).await.unwrap();
+        group.end_task("two").await;
         group.shim.shutdown().await.unwrap();
         kill(Pid::from_raw(group.shim_pid as i32), Signal::SIGTERM).unwrap();
+        group.end().await;
+    });
+}
+
+#[test]
+fn a_shim_whose_socket_was_removed_is_not_taken_for_dead() {
+    run(async {
+        let group = Group::start().await;
+        let socket = fs::read_to_string(group.pod.bundle("one").join("address")).unwrap();
+        fs::remove_file(socket.strip_prefix("unix://").unwrap()).unwrap();
+        group.end_task("one").await;
+        assert!(alive(group.tasks[1]) && alive(group.shim_pid));
+        group.end_task("two").await;
+        group.shim.shutdown().await.unwrap();
+        kill(Pid::from_raw(group.shim_pid as i32), Signal::SIGTERM).unwrap();
+        group.end().await;
+    });
+}
+
+#[test]
+fn a_first_task_that_is_gone_leaves_no_bundle_behind_for_those_that_come_after_it() {
+    run(async {
+        let group = Group::start().await;
+        group.end_task("one").await;
+        fs::remove_dir_all(group.pod.bundle("one")).unwrap();
+        let three = group.task("three").await;
+        // containerd makes it anew for the next task of that name, and refuses one that is there.
+        assert!(!group.pod.bundle("one").exists());
+        group.end_task("three").await;
+        assert!(!alive(three));
+        group.end_task("two").await;
+        group.shim.shutdown().await.unwrap();
         group.end().await;
     });
 }

@@ -16,6 +16,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::sync::Notify;
 
 use crate::{log, sys};
 
@@ -35,6 +36,8 @@ struct News {
     inotify: Inotify,
     /// A copy of its descriptor, in the event loop.
     readable: AsyncFd<OwnedFd>,
+    /// Tells those who wait that somebody else has read: of that the event loop does not wake them.
+    told: Notify,
     fifos: Mutex<BTreeMap<WatchDescriptor, Fifo>>,
 }
 
@@ -89,7 +92,8 @@ impl Readers {
 impl Late {
     /// Waits until the FIFO, of which `writer` is an end, has a reader, or has had one that is gone again.
     pub(super) async fn come(&self, writer: &impl AsFd) -> io::Result<()> {
-        while !is_there(writer)? && !self.has_left() {
+        // In this order: what comes after the news was read wakes, and what came before it is there by then.
+        while !self.has_left() && !is_there(writer)? {
             match &self.watch {
                 Some(watch) => watch.news.more().await?,
                 None => tokio::time::sleep(LOOK).await,
@@ -133,21 +137,27 @@ impl News {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let readable = inotify.as_fd().try_clone_to_owned().and_then(|copy| sys::watch(copy, Interest::READABLE));
         let readable = readable.map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))?;
-        Ok(Self { inotify, readable, fifos: Mutex::default() })
+        Ok(Self { inotify, readable, told: Notify::new(), fifos: Mutex::default() })
     }
 
     /// Waits until there is something to hear of any of the FIFOs. Each stream looks then whether it is about its own.
     async fn more(&self) -> io::Result<()> {
-        let mut ready = self.readable.readable().await?;
-        self.read();
-        // Whatever comes from now on wakes again.
-        ready.clear_ready();
+        tokio::select! {
+            ready = self.readable.readable() => {
+                let mut ready = ready?;
+                self.read();
+                // Whatever comes from now on wakes again.
+                ready.clear_ready();
+            }
+            () = self.told.notified() => {}
+        }
         Ok(())
     }
 
     /// Reads all that there is, and keeps it for those whom it is about.
     fn read(&self) {
         while let Ok(events) = self.inotify.read_events() {
+            self.told.notify_waiters();
             let mut fifos = self.fifos();
             for event in events.iter().filter(|event| event.mask.contains(AddWatchFlags::IN_CLOSE_NOWRITE)) {
                 fifos.entry(event.wd).and_modify(|fifo| fifo.was_left = true);
@@ -165,4 +175,38 @@ fn is_there(writer: &impl AsFd) -> io::Result<bool> {
     let mut writer = [PollFd::new(writer.as_fd(), PollFlags::empty())];
     poll(&mut writer, PollTimeout::ZERO)?;
     Ok(!writer[0].revents().is_some_and(|found| found.contains(PollFlags::POLLERR)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::super::open_nonblocking;
+    use super::*;
+
+    /// A FIFO without a reader, and one to write to it.
+    fn fifo(path: &Path) -> File {
+        mkfifo(path, Mode::S_IRWXU).unwrap();
+        let _passing = open_nonblocking(path, false).unwrap();
+        open_nonblocking(path, true).unwrap()
+    }
+
+    #[tokio::test(flavor = "current_thread")]
+    async fn who_looks_for_a_reader_of_its_own_takes_no_news_from_the_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = ["one", "two"].map(|name| dir.path().join(name));
+        let writers = paths.each_ref().map(|path| fifo(path));
+        let readers = Readers::default();
+        let [one, two] = paths.each_ref().map(|path| readers.expect(path).unwrap());
+        let [_, writer] = writers;
+        let coming = tokio::spawn(async move { two.come(&writer).await });
+        // It waits before its reader comes, and is not heard of it before the news has been read by another.
+        tokio::task::yield_now().await;
+        let _reader = open_nonblocking(&paths[1], false).unwrap();
+        assert!(!one.has_left());
+        tokio::time::timeout(Duration::from_secs(10), coming).await.expect("it was not woken").unwrap().unwrap();
+    }
 }

@@ -75,7 +75,7 @@ impl Container {
     /// Writes the records, before anything is made that would have to be cleared up.
     pub fn write_records(&self) -> Result<(), Error> {
         if let Some(path) = &self.pod_record {
-            record::write_in_directory(path, &self.record)?;
+            record::write_in_pod(path, &self.record)?;
         }
         record::remove(&self.record.bundle.join(record::EXIT))?;
         record::write(&self.record.bundle.join(record::TASK), &self.record)
