@@ -186,7 +186,7 @@ async fn until_the_end(pod: &Pod, terminate: &Signals) -> bool {
         tokio::select! {
             () = pod.quitting() => return true,
             _ = terminate.received() => {
-                if pod.quit_if_idle() {
+                if pod.terminate() {
                     return false;
                 }
                 log::info("SIGTERM while the pod lives: ignored");

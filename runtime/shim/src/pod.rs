@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -49,6 +50,8 @@ struct Inner {
     /// Whether there is nothing to look after; told anew with every change.
     empty: watch::Sender<bool>,
     quit: Notify,
+    /// Whether SIGTERM has come while there was something to look after.
+    terminated: AtomicBool,
 }
 
 #[derive(Default)]
@@ -96,6 +99,7 @@ impl Pod {
             members: Mutex::new(Members { socket, ..Members::default() }),
             empty: watch::Sender::new(true),
             quit: Notify::new(),
+            terminated: AtomicBool::new(false),
         };
         let ooms = Ooms::new(events.clone());
         Self { reaper: Reaper::default(), events, ooms, readers: Readers::default(), rest, inner: Arc::new(inner) }
@@ -208,6 +212,29 @@ impl Pod {
         members.socket = None;
         self.inner.quit.notify_one();
         true
+    }
+
+    /// As [`quit_if_idle`](Self::quit_if_idle), on SIGTERM, which comes from the `delete` of a bundle. Containers that were
+    /// cleared away by theirs are forgotten, now or when they have ended: so containerd does with those of a shim that stands
+    /// still while it is restarted, and does not know of them, nor of the shim, any more when that goes on.
+    pub fn terminate(&self) -> bool {
+        self.inner.terminated.store(true, Ordering::Relaxed);
+        self.quit_if_cleared()
+    }
+
+    /// To be told of the end of a container.
+    pub fn has_ended(&self) {
+        if self.inner.terminated.load(Ordering::Relaxed) {
+            self.quit_if_cleared();
+        }
+    }
+
+    fn quit_if_cleared(&self) -> bool {
+        let mut members = self.members();
+        members.containers.retain(|_, container| !container.was_cleared());
+        self.changed(&members);
+        drop(members);
+        self.quit_if_idle()
     }
 
     /// Ends when the shim should.

@@ -112,6 +112,28 @@ fn a_shim_whose_socket_was_removed_is_not_taken_for_dead() {
 }
 
 #[test]
+fn a_shim_that_stood_still_while_its_tasks_were_cleared_away_ends_with_the_last() {
+    run(async {
+        for all in [true, false] {
+            let group = Group::start().await;
+            let signal = |signal| kill(Pid::from_raw(group.shim_pid as i32), signal).unwrap();
+            signal(Signal::SIGSTOP);
+            group.delete("one");
+            if all {
+                group.delete("two");
+            }
+            assert!(alive(group.shim_pid));
+            signal(Signal::SIGCONT);
+            if !all {
+                group.end_task("two").await;
+                group.shim.shutdown().await.unwrap();
+            }
+            group.end().await;
+        }
+    });
+}
+
+#[test]
 fn a_first_task_that_is_gone_leaves_no_bundle_behind_for_those_that_come_after_it() {
     run(async {
         let group = Group::start().await;

@@ -90,6 +90,12 @@ impl Container {
         self.pod_record.as_deref().map_or(Ok(()), record::remove)
     }
 
+    /// Whether it has ended, and somebody else has deleted it.
+    pub fn was_cleared(&self) -> bool {
+        let is_gone = || self.runtime.state(&self.id).map_err(Error::from).is_err_and(|error| error.is_not_found());
+        self.init.phase() == Phase::Stopped && is_gone()
+    }
+
     /// Begins to watch for processes that are killed for want of memory, if memory is counted.
     pub fn watch_oom(&self, ooms: &Ooms) -> Result<(), Error> {
         if let Some(oom) = ooms.watch(&self.runtime, &self.id)? {

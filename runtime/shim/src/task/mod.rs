@@ -80,7 +80,8 @@ fn started(pod: &Pod, init: &Process) -> Result<i32, Error> {
 fn watch(pod: Pod, container: Arc<Container>, process: Arc<Process>, child: Arc<Child>) {
     tokio::spawn(async move {
         let exit = child.exit().await;
-        if process.exec_id.is_empty() {
+        let is_init = process.exec_id.is_empty();
+        if is_init {
             end_start(&container).await;
             // At once: systemd may be about to remove what there is to read.
             container.tell_last_oom(exit);
@@ -91,12 +92,15 @@ fn watch(pod: Pod, container: Arc<Container>, process: Arc<Process>, child: Arc<
         process.ended(exit);
         pod.events.publish(&Event::Exit(event::TaskExit {
             container_id: container.id.clone(),
-            id: if process.exec_id.is_empty() { container.id.clone() } else { process.exec_id.clone() },
+            id: if is_init { container.id.clone() } else { process.exec_id.clone() },
             pid: wire::pid(Some(child.pid)),
             exit_status: exit.status,
             exited_at: wire::exited_at(Some(exit)),
             ..Default::default()
         }));
+        if is_init {
+            pod.has_ended();
+        }
     });
 }
 
