@@ -324,7 +324,7 @@ fn hooks_of_the_runtime_are_told_of_a_restored_container_on_the_node() {
     let Some(criu) = criu() else { return };
     run(async {
         let all = [Namespace::Ipc, Namespace::Network, Namespace::Uts];
-        let subject = Subject::new(&all, &criu, COUNTER, |_| Stdio::default()).await;
+        let subject = Subject::new(&all, &criu, COUNTER, |pod| pod.log("c").0).await;
         let (pod, id) = (&subject.pod, subject.id.as_str());
         let images = pod.dir.path().join("images");
         subject.create(None).await.unwrap();
@@ -335,7 +335,9 @@ fn hooks_of_the_runtime_are_told_of_a_restored_container_on_the_node() {
 
         let told = pod.dir.path().join("told");
         let hook = |kind: &str| {
-            let script = format!("echo {kind} $(readlink /proc/self/ns/net /proc/self/ns/mnt) >> {}", told.display());
+            // What it says of errors is the node's to hear, and not in the container's output.
+            let seen = "/proc/self/ns/net /proc/self/ns/mnt /proc/self/fd/2";
+            let script = format!("echo {kind} $(readlink {seen}) >> {}", told.display());
             (kind.to_owned(), json!([{"path": "/bin/sh", "args": ["sh", "-c", script]}]))
         };
         let kinds = ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"];
@@ -348,8 +350,9 @@ fn hooks_of_the_runtime_are_told_of_a_restored_container_on_the_node() {
         pod.shim.kill(id, None, 9, false).await.unwrap();
         assert_eq!(pod.finish("c").await.status, 137);
         let link = |name: &str| fs::read_link(format!("/proc/thread-self/ns/{name}")).unwrap().display().to_string();
+        let log = fs::read_link(format!("/proc/{}/fd/2", pod.shim_pid)).unwrap();
         let expected: Vec<String> = ["prestart", "createRuntime", "poststop"]
-            .map(|kind| format!("{kind} {} {}", link("net"), link("mnt")))
+            .map(|kind| format!("{kind} {} {} {}", link("net"), link("mnt"), log.display()))
             .into();
         assert_eq!(fs::read_to_string(&told).unwrap().lines().collect::<Vec<_>>(), expected);
 

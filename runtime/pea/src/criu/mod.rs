@@ -11,7 +11,7 @@ mod rpc;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
@@ -34,6 +34,8 @@ pub struct Criu {
     options: Vec<(&'static str, Value)>,
     /// What it is handed over by number.
     files: Vec<File>,
+    /// Its standard streams; ours when absent.
+    stdio: [Option<OwnedFd>; 3],
     /// Whether it dies with this process.
     tied: bool,
 }
@@ -63,6 +65,7 @@ impl Criu {
             log: if verb == "restore" { "restore.log" } else { "dump.log" },
             options: Vec::new(),
             files: Vec::new(),
+            stdio: [None, None, None],
             tied: false,
         };
         for (wanted, option) in [
@@ -112,6 +115,15 @@ impl Criu {
         Ok(())
     }
 
+    /// Has it run with copies of these as its standard streams, which a restored container gets from it.
+    pub fn hand_on(&mut self, streams: [&Option<OwnedFd>; 3]) -> Result<(), Error> {
+        for (place, stream) in self.stdio.iter_mut().zip(streams) {
+            let copy = stream.as_ref().map(OwnedFd::try_clone).transpose();
+            *place = copy.map_err(|error| Error::io("duplicate a standard stream", error))?;
+        }
+        Ok(())
+    }
+
     /// Has it join a namespace instead of making one.
     pub fn join(&mut self, kind: &str, path: &Path) {
         self.options.push(("--join-ns", Value::Namespace(kind.to_owned(), path.to_owned())));
@@ -122,9 +134,10 @@ impl Criu {
         self.tied = true;
     }
 
-    /// Runs it. `silent`: with no standard streams; otherwise it has ours, to hand them on.
-    pub fn run(self, silent: bool) -> Result<(), Error> {
-        let status = self.spawn(self.words(), silent)?.wait();
+    /// Runs it. `silent`: with no standard streams; otherwise it has ours, or those to be handed on.
+    pub fn run(mut self, silent: bool) -> Result<(), Error> {
+        let words = self.words();
+        let status = self.spawn(words, silent)?.wait();
         self.judge(status.map_err(|error| self.failed_to_run(&error))?)
     }
 
@@ -154,7 +167,7 @@ impl Criu {
         words
     }
 
-    fn spawn(&self, words: Vec<OsString>, silent: bool) -> Result<Child, Error> {
+    fn spawn(&mut self, words: Vec<OsString>, silent: bool) -> Result<Child, Error> {
         // What is in there tells of an earlier run.
         let _ = fs::remove_file(self.log_path());
         let mut command = Command::new(&self.program);
@@ -162,6 +175,10 @@ impl Criu {
         if silent {
             command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         }
+        let [stdin, stdout, stderr] = std::mem::take(&mut self.stdio);
+        stdin.map(|stream| command.stdin(stream));
+        stdout.map(|stream| command.stdout(stream));
+        stderr.map(|stream| command.stderr(stream));
         if self.tied {
             process::die_with_caller(&mut command);
         }

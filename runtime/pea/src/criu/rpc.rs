@@ -4,17 +4,19 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sched::CloneFlags;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, send, socketpair};
 
 use super::protobuf::{self, Message};
 use super::{Criu, Value, inheritable};
 use crate::error::Error;
-use crate::sys::passing;
+use crate::sys::{passing, process};
 
 /// `criu_req_type`.
 const DUMP: u64 = 1;
@@ -126,7 +128,8 @@ impl Criu {
         // CRIU has them now, and no hook is to get them.
         drop(theirs);
         self.files.clear();
-        let attended = attend(&ours, &request, heed);
+        let end = process::pidfd_open(child.id() as i32).map_err(|error| Error::io("open criu's pidfd", error));
+        let attended = end.and_then(|end| attend(&ours, end.as_fd(), &request, heed));
         // Should it still wait for something, that shall fail.
         drop(ours);
         let ended = child.wait().map_err(|error| self.failed_to_run(&error))?;
@@ -186,8 +189,13 @@ fn add(message: Message, field: u32, kind: &Kind, value: &Value) -> Option<Messa
     })
 }
 
-/// The conversation, to CRIU's last word.
-fn attend(line: &OwnedFd, request: &Message, mut heed: impl FnMut(Notice) -> Result<(), Error>) -> Result<End, Error> {
+/// The conversation, to CRIU's last word. `end` has something to read once CRIU has ended.
+fn attend(
+    line: &OwnedFd,
+    end: BorrowedFd<'_>,
+    request: &Message,
+    mut heed: impl FnMut(Notice) -> Result<(), Error>,
+) -> Result<End, Error> {
     let failed = |error: io::Error| Error::io("speak with criu", error);
     let say = |message: &Message| send(line.as_raw_fd(), message.as_ref(), MsgFlags::MSG_NOSIGNAL).map(drop);
     say(request).map_err(|errno| failed(errno.into()))?;
@@ -195,11 +203,7 @@ fn attend(line: &OwnedFd, request: &Message, mut heed: impl FnMut(Notice) -> Res
     // CRIU goes on to clear up after itself when something has failed here; that is the cause of all that it says then.
     let mut broken = None;
     loop {
-        let (length, descriptor) = match passing::receive(line.as_fd(), &mut buffer) {
-            // It has ended with something of ours unread.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => (0, None),
-            received => received.map_err(failed)?,
-        };
+        let (length, descriptor) = hear(line.as_fd(), end, &mut buffer).map_err(failed)?;
         let answer = &buffer[..length];
         if length > 0 && protobuf::number(answer, 1) == Some(NOTIFY) {
             let heeded = notice(answer, descriptor).map_or(Ok(()), &mut heed);
@@ -221,6 +225,26 @@ fn attend(line: &OwnedFd, request: &Message, mut heed: impl FnMut(Notice) -> Res
     }
 }
 
+/// CRIU's next answer, of no length once it has ended. A CRIU that is killed leaves half-made processes behind that hold its
+/// socket too, so the end of the stream may never come.
+fn hear(line: BorrowedFd<'_>, end: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut news = [line, end].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    while let Err(errno) = poll(&mut news, PollTimeout::NONE) {
+        if errno != Errno::EINTR {
+            return Err(errno.into());
+        }
+    }
+    // What it said last, it said before it ended: that is there now, or nothing is.
+    if news[1].any() == Some(true) && poll(&mut news[..1], PollTimeout::ZERO)? == 0 {
+        return Ok((0, None));
+    }
+    match passing::receive(line, buffer) {
+        // It has ended with something of ours unread.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok((0, None)),
+        received => received,
+    }
+}
+
 /// What there is to heed of a `criu_resp` that is a notification.
 fn notice(answer: &[u8], descriptor: Option<OwnedFd>) -> Option<Notice> {
     let notification = protobuf::bytes(answer, 5)?;
@@ -237,10 +261,11 @@ fn notice(answer: &[u8], descriptor: Option<OwnedFd>) -> Option<Notice> {
 #[cfg(test)]
 mod tests {
     use std::io::IoSlice;
-    use std::os::fd::BorrowedFd;
     use std::thread;
 
-    use nix::sys::socket::{ControlMessage, UnixAddr, sendmsg};
+    use nix::sys::socket::sockopt::ReceiveTimeout;
+    use nix::sys::socket::{ControlMessage, UnixAddr, sendmsg, setsockopt};
+    use nix::sys::time::{TimeVal, TimeValLike};
 
     use super::*;
     use crate::criu::CriuOptions;
@@ -283,7 +308,8 @@ mod tests {
             let null = File::open("/dev/null").expect("null");
             play(&theirs, &sayings, null.as_fd())
         });
-        let outcome = attend(&ours, &Message::default().number(1, RESTORE), heed);
+        let (end, _lives) = io::pipe().expect("a pipe");
+        let outcome = attend(&ours, end.as_fd(), &Message::default().number(1, RESTORE), heed);
         (outcome, criu.join().expect("the other side"))
     }
 
@@ -327,6 +353,19 @@ mod tests {
         assert_eq!(hold(vec![notification("pre-restore", None)], |_| Ok(())).0, Ok(End::Failed));
         let dumped = Message::default().number(1, DUMP).number(2, 1);
         assert_eq!(hold(vec![dumped], |_| Ok(())).0, Ok(End::Done(None)));
+    }
+
+    #[test]
+    fn a_criu_that_has_ended_is_not_waited_for_whoever_holds_its_socket() {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).expect("a pair");
+        setsockopt(&ours, ReceiveTimeout, &TimeVal::seconds(10)).expect("an end to a test that fails");
+        let (end, lives) = io::pipe().expect("a pipe");
+        drop(lives);
+        let attend = || attend(&ours, end.as_fd(), &Message::default().number(1, RESTORE), |_| Ok(()));
+        send(theirs.as_raw_fd(), restored(1, 7).as_ref(), MsgFlags::empty()).expect("said");
+        assert_eq!(attend(), Ok(End::Done(Some(7))), "its last word counts");
+        assert_eq!(attend(), Ok(End::Failed));
     }
 
     #[test]

@@ -18,10 +18,41 @@ pub fn receive(socket: BorrowedFd<'_>, text: &mut [u8]) -> io::Result<(usize, Op
             message => break message?,
         }
     };
-    let mut fds = message.cmsgs()?.filter_map(|message| match message {
-        ControlMessageOwned::ScmRights(fds) => fds.first().copied(),
+    let fds = message.cmsgs()?.filter_map(|message| match message {
+        ControlMessageOwned::ScmRights(fds) => Some(fds),
         _ => None,
     });
-    // The kernel made it for this message; there is space for one only.
-    Ok((message.bytes, fds.next().map(|fd| own(fd.into()))))
+    // The kernel made them for this message. Space for one has room for two, for it is aligned: all are taken, to be closed.
+    let fds: Vec<OwnedFd> = fds.flatten().map(|fd| own(fd.into())).collect();
+    Ok((message.bytes, fds.into_iter().next()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::io::IoSlice;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    use nix::poll::{PollFd, PollFlags, poll};
+    use nix::sys::socket::{ControlMessage, UnixAddr, sendmsg};
+
+    use super::*;
+
+    #[test]
+    fn of_several_descriptors_one_is_received_and_none_stays_open() {
+        let (ours, theirs) = UnixStream::pair().expect("a pair");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        let null = File::open("/dev/null").expect("null");
+        let fds = [null.as_raw_fd(), writer.as_raw_fd()];
+        let with = [ControlMessage::ScmRights(&fds)];
+        sendmsg::<UnixAddr>(theirs.as_raw_fd(), &[IoSlice::new(b"two")], &with, MsgFlags::empty(), None).expect("sent");
+        drop(writer);
+        let mut text = [0; 8];
+        let (length, received) = receive(ours.as_fd(), &mut text).expect("a message");
+        assert!(length == 3 && received.is_some());
+        // Children of other tests may have it until they execute something.
+        let mut end = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+        assert_eq!(poll(&mut end, 10_000_u16), Ok(1), "nobody can write any more");
+    }
 }

@@ -24,7 +24,6 @@ use crate::socket;
 use crate::spec;
 use crate::state::{State, Status, Traits};
 use crate::store::{Container, Init, Lock, Record, replace};
-use crate::sys;
 use crate::verb::create::check_console;
 
 /// Begins the restoring in a helper child. The init becomes its child, and with its end the caller's.
@@ -78,7 +77,7 @@ impl Request {
             init: None,
             started: false,
         };
-        become_stdio(kept)?;
+        [self.options.stdin, self.options.stdout, self.options.stderr] = kept.stdio;
         let lock = self.container.reserve(&record, &text)?;
         let restored = cgroup.prepare().and_then(|_| self.build(&spec, record, &cgroup, &lock));
         if restored.is_err() {
@@ -158,6 +157,9 @@ impl Request {
         let options = &self.options;
         let mut criu = Criu::new("restore", &options.criu);
         criu.tie();
+        // These CRIU hands on to the container. Hooks must not have them, as at a creation: what one leaves running would
+        // keep them open.
+        criu.hand_on([&options.stdin, &options.stdout, &options.stderr])?;
         criu.switch("--restore-sibling", true);
         criu.arg("--root", &record.rootfs);
         criu.arg_in_one("--manage-cgroups", options.criu.manage_cgroups.as_deref().unwrap_or("soft"));
@@ -183,16 +185,6 @@ impl Request {
         let text = text.map_err(|error| Error::io(format!("read {}", pid_file.display()), error))?;
         text.trim().parse().map_err(|_| Error::internal(format!("criu's pid file says {text:?}")))
     }
-}
-
-/// CRIU hands its own standard streams to the container, and it has this helper's.
-fn become_stdio(kept: Kept) -> Result<(), Error> {
-    for (number, stream) in (0..).zip(kept.stdio) {
-        if let Some(stream) = stream {
-            sys::set_stdio(stream.as_fd(), number).map_err(|error| Error::io("set a standard stream", error))?;
-        }
-    }
-    Ok(())
 }
 
 /// Makes the root a mount, which CRIU wants: in a mount namespace of this helper's own, and so gone with it. At its own
