@@ -297,3 +297,18 @@ fn hooks_that_have_to_do_with_namespaces_run_when_a_container_is_restored() {
     assert!(!refused.contains("criu restore failed"), "one failure is one message: {refused}");
     bundle.assert_nothing_left();
 }
+
+#[test]
+fn a_criu_that_is_killed_ends_the_restore_and_leaves_nothing() {
+    let Some(criu) = criu() else { return };
+    let mut bundle = Bundle::idle();
+    start(&bundle, &[]);
+    testkit::run(&mut pea(&bundle, &criu, &["checkpoint"]));
+    // The init, which it has half-made, has its socket.
+    let script = "init=$(sed 's/.*\"pid\":\\([0-9]*\\).*/\\1/'); for child in $(cat /proc/$PPID/task/$PPID/children); do \
+                  case $child in $$ | $init) ;; *) kill -9 $child ;; esac; done";
+    bundle.spec["hooks"] = json!({"createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", script]}]});
+    let failed = restore(&bundle, &criu, &[]).unwrap_err();
+    assert!(failed.contains("criu restore failed"), "{failed}");
+    bundle.assert_nothing_left();
+}

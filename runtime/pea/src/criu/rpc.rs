@@ -261,11 +261,11 @@ fn notice(answer: &[u8], descriptor: Option<OwnedFd>) -> Option<Notice> {
 #[cfg(test)]
 mod tests {
     use std::io::IoSlice;
+    use std::sync::mpsc;
     use std::thread;
+    use std::time::Duration;
 
-    use nix::sys::socket::sockopt::ReceiveTimeout;
-    use nix::sys::socket::{ControlMessage, UnixAddr, sendmsg, setsockopt};
-    use nix::sys::time::{TimeVal, TimeValLike};
+    use nix::sys::socket::{ControlMessage, UnixAddr, sendmsg};
 
     use super::*;
     use crate::criu::CriuOptions;
@@ -359,13 +359,16 @@ mod tests {
     fn a_criu_that_has_ended_is_not_waited_for_whoever_holds_its_socket() {
         let (ours, theirs) =
             socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).expect("a pair");
-        setsockopt(&ours, ReceiveTimeout, &TimeVal::seconds(10)).expect("an end to a test that fails");
         let (end, lives) = io::pipe().expect("a pipe");
         drop(lives);
-        let attend = || attend(&ours, end.as_fd(), &Message::default().number(1, RESTORE), |_| Ok(()));
         send(theirs.as_raw_fd(), restored(1, 7).as_ref(), MsgFlags::empty()).expect("said");
-        assert_eq!(attend(), Ok(End::Done(Some(7))), "its last word counts");
-        assert_eq!(attend(), Ok(End::Failed));
+        let (tell, told) = mpsc::channel();
+        thread::spawn(move || {
+            let attend = || attend(&ours, end.as_fd(), &Message::default().number(1, RESTORE), |_| Ok(()));
+            tell.send((attend(), attend()))
+        });
+        let outcome = told.recv_timeout(Duration::from_secs(10)).expect("an end of the conversation");
+        assert_eq!(outcome, (Ok(End::Done(Some(7))), Ok(End::Failed)), "its last word counts");
     }
 
     #[test]
