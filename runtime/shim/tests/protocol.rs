@@ -253,7 +253,7 @@ fn a_bundle_that_is_none_is_refused_and_nothing_is_written_elsewhere() {
             assert_eq!(refused, code, "{bundle:?}: {message}");
             assert!(message.contains(bundle), "{message}");
             assert!(!std::path::Path::new("/task.json").exists(), "{bundle:?} became the root");
-            assert_eq!(fs::read_dir(pod.sandbox_bundle().join("tasks")).unwrap().count(), 0, "{bundle:?}");
+            assert!(!pod.sandbox_bundle().join("tasks").exists(), "{bundle:?} has a record");
         }
         // A link to a bundle is as good as the bundle: /run is one on some machines.
         let request = create(&pod, "c", &["true"], Stdio::default(), |_| {});
