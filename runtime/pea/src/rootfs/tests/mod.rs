@@ -36,7 +36,8 @@ fn child(namespaces: i32, prepare: impl FnOnce(i32), work: impl FnOnce()) {
         Fork::Child => {
             drop((go, read));
             let done = catch_unwind(AssertUnwindSafe(|| {
-                File::from(wait).read_to_end(&mut Vec::new()).expect("the word to go");
+                // A word, and not the end of the pipe: the children of two tests may each have the other's writing end.
+                File::from(wait).read_exact(&mut [0]).expect("the word to go");
                 work();
             }));
             let words = |panic: Box<dyn std::any::Any + Send>| match panic.downcast::<String>() {
@@ -49,7 +50,7 @@ fn child(namespaces: i32, prepare: impl FnOnce(i32), work: impl FnOnce()) {
         Fork::Parent(pid) => {
             drop((wait, write));
             prepare(pid);
-            drop(go);
+            File::from(go).write_all(&[0]).expect("a child that waits");
             let mut text = String::new();
             File::from(read).read_to_string(&mut text).expect("the child's words");
             process::wait(pid, true).expect("the child");
