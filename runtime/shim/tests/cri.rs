@@ -258,7 +258,7 @@ fn the_pod_of_a_killed_shim_is_cleared_away_and_another_takes_its_place() {
         assert!([137, 255].contains(&code), "{code}");
         let state = async || node.of("PodSandboxStatus", &pod.id).await.number(&[1, 3]);
         node.until("the sandbox is not ready", async || state().await == 1).await;
-        node.remove(&pod).await;
+        node.remove_lost(&pod).await;
         node.clean().await;
         let again = node.pod("killed").await;
         let id = node.container(&again, "c", &["sleep", "1000"]).await;

@@ -103,7 +103,11 @@ fn of_many_pods_those_whose_shims_are_killed_go_and_the_others_do_not_notice() {
         }
         let now = || spared.iter().map(|(_, pod)| Holdings::of(pod.2)).collect::<Vec<_>>();
         node.until("the others hold what they held", async || now() == before).await;
-        crew(WORKERS, PODS, async |n| node.remove(&pods[n].0).await).await;
+        crew(WORKERS, PODS, async |n| match n % 2 {
+            0 => node.remove_lost(&pods[n].0).await,
+            _ => node.remove(&pods[n].0).await,
+        })
+        .await;
         node.clean().await;
         let left: Vec<_> = sockets.iter().filter(|socket| socket.exists()).collect();
         assert!(sockets.len() == PODS && left.is_empty(), "of {} sockets are left: {left:?}", sockets.len());
@@ -192,7 +196,7 @@ fn a_shim_killed_for_want_of_memory_is_cleared_away() {
         // The last of its helpers may be on their way out.
         eventually("its cgroup is empty", || fs::remove_dir(&narrow.0).is_ok());
         node.until_exited(&id).await;
-        node.remove(&pod).await;
+        node.remove_lost(&pod).await;
         node.clean().await;
     });
 }

@@ -229,7 +229,7 @@ fn nothing_is_left_of_a_pod_with_users_whose_shim_is_killed() {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim as i32), nix::sys::signal::Signal::SIGKILL).unwrap();
         node.until_exited(&id).await;
         support::eventually("its processes have ended", || !children.iter().any(|pid| alive(*pid)));
-        node.remove(&pod).await;
+        node.remove_lost(&pod).await;
         node.clean().await;
     });
 }

@@ -129,6 +129,14 @@ impl Node {
         self.of("RemovePodSandbox", &pod.id).await;
     }
 
+    /// Removes a pod whose shim has died, as kubelet does: again, for until containerd has cleared up it answers that the
+    /// connection is broken.
+    pub async fn remove_lost(&self, pod: &Pod) {
+        for call in ["StopPodSandbox", "RemovePodSandbox"] {
+            self.until(call, async || self.call(call, &Message::new().text(1, &pod.id)).await.is_ok()).await;
+        }
+    }
+
     /// Removes all pods there are.
     pub async fn remove_all(&self) {
         loop {
