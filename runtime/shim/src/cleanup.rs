@@ -3,7 +3,7 @@
 //! Works when nothing is left, works twice, and does everything it can before it reports what it could not.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use containerd_shim_protos::api::DeleteResponse;
@@ -86,11 +86,13 @@ fn delete_sandbox(bundle: &Path) -> Vec<Error> {
 /// Removes the socket of the bundle's shim, unless somebody listens there: the shim of a group outlives
 /// its first task, and a later shim of the same group has the same address.
 fn remove_socket(bundle: &Path) -> Result<(), Error> {
-    let Ok(address) = std::fs::read_to_string(bundle.join(record::ADDRESS)) else { return Ok(()) };
-    match address.strip_prefix("unix://").map(Path::new) {
-        Some(socket) => launch::remove_dead(socket),
-        None => Ok(()),
-    }
+    socket_of(bundle).map_or(Ok(()), |socket| launch::remove_dead(&socket))
+}
+
+/// Where the bundle's shim listens, or did.
+fn socket_of(bundle: &Path) -> Option<PathBuf> {
+    let address = std::fs::read_to_string(bundle.join(record::ADDRESS)).ok()?;
+    address.strip_prefix("unix://").map(PathBuf::from)
 }
 
 struct RecordedTask {
@@ -196,8 +198,7 @@ fn remove_orphans(bundle: &Path, failures: &mut Vec<Error>) {
 
 /// Whether somebody listens where the bundle's shim did.
 fn is_served(bundle: &Path) -> bool {
-    let address = std::fs::read_to_string(bundle.join(record::ADDRESS)).unwrap_or_default();
-    address.strip_prefix("unix://").is_some_and(|socket| launch::is_served(Path::new(socket)))
+    socket_of(bundle).is_some_and(|socket| launch::is_served(&socket))
 }
 
 /// Takes a shim's lock; in a bundle that is gone there is nothing to take.

@@ -58,6 +58,16 @@ impl Group {
         assert_eq!(exit.status, 137);
     }
 
+    /// Ends the tasks one after the other, the first without harm to the second.
+    async fn live_to_the_end(self) {
+        self.end_task("one").await;
+        assert!(alive(self.tasks[1]) && alive(self.shim_pid));
+        self.end_task("two").await;
+        self.shim.shutdown().await.unwrap();
+        kill(Pid::from_raw(self.shim_pid as i32), Signal::SIGTERM).unwrap();
+        self.end().await;
+    }
+
     /// That nothing is left of the group, nor then of the pod.
     async fn end(self) {
         eventually("the tasks' shim has ended", || !alive(self.shim_pid));
@@ -87,12 +97,7 @@ fn the_delete_of_a_killed_shims_first_task_clears_up_after_the_others() {
 fn the_delete_of_the_first_task_leaves_the_others_to_a_shim_that_lives() {
     run(async {
         let group = Group::start().await;
-        group.end_task("one").await;
-        assert!(alive(group.tasks[1]) && alive(group.shim_pid));
-        group.end_task("two").await;
-        group.shim.shutdown().await.unwrap();
-        kill(Pid::from_raw(group.shim_pid as i32), Signal::SIGTERM).unwrap();
-        group.end().await;
+        group.live_to_the_end().await;
     });
 }
 
@@ -102,12 +107,7 @@ fn a_shim_whose_socket_was_removed_is_not_taken_for_dead() {
         let group = Group::start().await;
         let socket = fs::read_to_string(group.pod.bundle("one").join("address")).unwrap();
         fs::remove_file(socket.strip_prefix("unix://").unwrap()).unwrap();
-        group.end_task("one").await;
-        assert!(alive(group.tasks[1]) && alive(group.shim_pid));
-        group.end_task("two").await;
-        group.shim.shutdown().await.unwrap();
-        kill(Pid::from_raw(group.shim_pid as i32), Signal::SIGTERM).unwrap();
-        group.end().await;
+        group.live_to_the_end().await;
     });
 }
 

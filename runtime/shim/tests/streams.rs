@@ -106,6 +106,16 @@ fn an_output_fifo_that_nobody_ever_opens_holds_nobody_up() {
 
 #[test]
 fn a_reader_that_comes_after_the_end_gets_the_output_and_its_end() {
+    read_after_the_end();
+}
+
+#[test]
+fn a_late_reader_gets_the_output_also_where_no_inotify_instance_is_left() {
+    support::without_inotify();
+    read_after_the_end();
+}
+
+fn read_after_the_end() {
     run(async {
         let pod = Pod::start().await;
         let stdio = Stdio { stdout: fifo(&pod, "out"), ..Stdio::default() };
@@ -113,23 +123,6 @@ fn a_reader_that_comes_after_the_end_gets_the_output_and_its_end() {
         pod.start_container("c", &["echo", "words"], stdio.clone()).await;
         assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 0);
         // Like containerd's own it opens to wait for a writer, and is told of the end by its leaving.
-        let reading = std::thread::spawn(move || fs::read_to_string(stdio.stdout).unwrap());
-        eventually("the reader has all and the end", || reading.is_finished());
-        assert_eq!(reading.join().unwrap(), "words\n");
-        pod.finish("c").await;
-        pod.end().await;
-    });
-}
-
-#[test]
-fn a_late_reader_gets_the_output_also_where_no_inotify_instance_is_left() {
-    support::without_inotify();
-    run(async {
-        let pod = Pod::start().await;
-        let stdio = Stdio { stdout: fifo(&pod, "out"), ..Stdio::default() };
-        let id = pod.container_id("c");
-        pod.start_container("c", &["echo", "words"], stdio.clone()).await;
-        assert_eq!(pod.shim.wait(&id, None).await.unwrap().status, 0);
         let reading = std::thread::spawn(move || fs::read_to_string(stdio.stdout).unwrap());
         eventually("the reader has all and the end", || reading.is_finished());
         assert_eq!(reading.join().unwrap(), "words\n");
